@@ -1,0 +1,1 @@
+"""Data: what is read, how it is split and prepared, and how batches reach the model."""

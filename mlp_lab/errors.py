@@ -1,0 +1,35 @@
+"""The one exception that means 'your input', and the words it is told in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in a config, a file or a flag: one line that names the key, the value and what would be accepted.
+
+    The command line prints it without a traceback and exits with status 2.
+    """
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str | None:
+    """Returns the entry of `accepted` that `name` most likely meant, or None.
+
+    >>> nearest("rellu", ["relu", "tanh"])
+    'relu'
+    """
+    matches = get_close_matches(name, list(accepted), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def unknown(key: str, value: object, accepted: Iterable[str]) -> UserError:
+    """Builds the error for a `value` that `key` does not know, with the nearest of the `accepted` ones.
+
+    >>> str(unknown("model.activation", "rellu", ["relu", "tanh"]))
+    "model.activation: 'rellu' is unknown (did you mean 'relu'?); accepted: relu, tanh"
+    """
+    names = list(accepted)
+    guess = nearest(str(value), names)
+    hint = f" (did you mean {guess!r}?)" if guess else ""
+    return UserError(f"{key}: {value!r} is unknown{hint}; accepted: {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""Training one MLP with PyTorch Lightning."""

@@ -64,7 +64,8 @@ class TensorLoader:
     (after `limit_train_batches`, say), and calls `iter` on a loader only to see whether it can: so epochs are counted
     when an iteration starts, and `iter` itself does nothing. After `load_state_dict` the next iterator goes on inside
     the saved epoch; the one after it begins the following epoch, even if the first was never used (Lightning makes it
-    and leaves it when the checkpoint was written in the validation that ends an epoch).
+    and leaves it when the checkpoint was written in the validation that ends an epoch). Where the saved epoch was over
+    and the training loop has begun a new one, which only `progress` can tell, so does the next iterator.
 
     Only the newest iterator of a loader may be advanced.
     """
@@ -84,6 +85,7 @@ class TensorLoader:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | None = None,
+        progress: Callable[[], tuple[int, float]] | None = None,
     ) -> None:
         """Takes the tensors, and moves them where `device` is an accelerator.
 
@@ -100,6 +102,8 @@ class TensorLoader:
             rank: This process, in 0 .. world_size-1.
             world_size: Number of processes that share each global batch.
             device: Where batches are wanted; None leaves the tensors where they are.
+            progress: Returns how many batches of the current epoch the training loop has behind it, and how many it
+                will take; None without such a loop.
         """
         self.rows = len(numeric)
         self.batch_size = batch_size
@@ -115,6 +119,7 @@ class TensorLoader:
         self._take = _take if self._numeric.device.type == self.device.type else self._take_staged
         self._epoch = start_epoch - 1  # of the newest iteration that has started
         self._given = 0  # batches that it has given
+        self._progress = progress
         self._resume = False  # whether the next iterator goes on after them
 
     def __len__(self) -> int:
@@ -127,10 +132,11 @@ class TensorLoader:
         return self._batches(resume)
 
     def _batches(self, resume: bool) -> Iterator[Batch]:
-        if not resume:
+        done, total = (self._given, len(self)) if self._progress is None else self._progress()
+        if not resume or done == 0:
             self._epoch, self._given = self._epoch + 1, 0
         order = self._order() if self.shuffle else None
-        for index in range(self._given, len(self)):
+        for index in range(self._given, int(min(total, len(self)))):
             first = index * self.batch_size
             last = min(first + self.batch_size, self.rows)
             rows = slice(*rank_bounds(first, last, rank=self.rank, world_size=self.world_size))

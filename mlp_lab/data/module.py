@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,14 +165,16 @@ class TensorDataModule(LightningDataModule):
                 f"data.batch_size: {self.batch_size} is larger than the {part.rows} training rows; "
                 f"{part.rows} trains on all rows at once"
             )
-        trainer = self.trainer
+        if (trainer := self.trainer) is None:
+            return self._loader(part, batch_size=self.batch_size, shuffle=True, drop_last=self.drop_last)
         return self._loader(
             part,
             batch_size=self.batch_size,
             shuffle=True,
+            drop_last=self.drop_last,
             reshuffle=not getattr(trainer, "overfit_batches", 0),
             start_epoch=_epochs_done(trainer),
-            drop_last=self.drop_last,
+            progress=lambda: _epoch_progress(trainer),
         )
 
     def val_dataloader(self) -> TensorLoader:
@@ -194,9 +196,10 @@ class TensorDataModule(LightningDataModule):
         *,
         batch_size: int,
         shuffle: bool = False,
+        drop_last: bool = False,
         reshuffle: bool = True,
         start_epoch: int = 0,
-        drop_last: bool = False,
+        progress: Callable[[], tuple[int, float]] | None = None,
     ) -> TensorLoader:
         trainer = self.trainer
         return TensorLoader(
@@ -205,10 +208,11 @@ class TensorDataModule(LightningDataModule):
             part.target,
             batch_size=batch_size,
             shuffle=shuffle,
+            drop_last=drop_last,
             reshuffle=reshuffle,
             seed=self.resolved_seed,
             start_epoch=start_epoch,
-            drop_last=drop_last,
+            progress=progress,
             rank=0 if trainer is None else trainer.global_rank,
             world_size=1 if trainer is None else trainer.world_size,
             device=None if trainer is None else trainer.strategy.root_device,
@@ -250,13 +254,19 @@ class TensorDataModule(LightningDataModule):
             raise UserError("data: columns or scaling differ from the checkpoint's; resume with the same data settings")
 
 
-def _epochs_done(trainer: Trainer | None) -> int:
+def _epochs_done(trainer: Trainer) -> int:
     """Returns the epochs that training has behind it, which number the next one.
 
     Lightning restores a loader's own count only inside an epoch, and not where it asks for a new loader
     (`reload_dataloaders_every_n_epochs`). `current_epoch` still lags here when a run resumes.
     """
-    return 0 if trainer is None else int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+    return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+
+
+def _epoch_progress(trainer: Trainer) -> tuple[int, float]:
+    """Returns how many batches of the epoch training has behind it, and how many it will take."""
+    done = int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+    return done, trainer.num_training_batches
 
 
 def read_fitted(path: str, *, kind: str) -> dict[str, Any]:

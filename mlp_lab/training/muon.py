@@ -28,7 +28,8 @@ def orthogonalize(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
 
     The Newton-Schulz iteration X <- aX + (bG + cG²)X with G = XXᵀ applies the quintic `QUINTIC` to the singular values
     of X = M / ‖M‖_F. After five iterations, those that began above 0.002 ‖M‖_F lie between 0.68 and 1.21; they wander
-    there without converging, which the method was tuned for. It runs in the matrix's own dtype; Jordan et al. take bfloat16.
+    there without converging, which the method was tuned for. The arithmetic is in the matrix's own dtype, where Jordan
+    et al. take bfloat16.
 
     Args:
         matrix: (..., A, B), floating point; leading dimensions are independent matrices.

@@ -1,0 +1,227 @@
+"""The LightningCLI of the bench: what a config holds, and what a run writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import Logger
+
+from mlp_lab.cli.parser import BenchParser, config_first
+from mlp_lab.cli.results import report_fit, report_scores, write_predictions
+from mlp_lab.cli.runs import Invocation
+from mlp_lab.data.mnist import MNISTDataModule
+from mlp_lab.data.module import TensorDataModule
+from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.errors import UserError
+from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
+from mlp_lab.training.module import MLPModule
+from mlp_lab.training.progress import EpochTable
+from mlp_lab.training.record import RunRecord
+from mlp_lab.training.tracking import MetricsCSV, RunDirectory
+from mlp_lab.training.weights_and_biases import WandbRun
+
+DATA_MODULES = (MNISTDataModule, TabularDataModule)  # imported so that a config may name them by class name
+PATH_KEYS = ("path", "root", "test_path")
+NOT_IN_CONFIG = ("config", "ckpt_path", "weights_only")
+TRAINER_DEFAULTS = {
+    "devices": 1,
+    "max_epochs": 20,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "log_every_n_steps": 50,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Where a run is written."""
+
+    name: str = "mlp"
+    """Name of the run: it is written to `runs/NAME/<time>-<4 hex>`."""
+    dir: str | None = None
+    """The run's directory itself, instead."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
+            raise UserError(f"run.name: {self.name!r} cannot name a folder; use letters, digits, '-', '_', '+' and '.'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the last state is saved within an epoch; it always is at an epoch's end."""
+
+    every_n_steps: int = 0
+    """Optimizer steps between saves; 0 turns it off."""
+    every_minutes: float = 5.0
+    """Minutes between saves; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 0:
+                raise UserError(f"checkpoint.{name}: {value} is negative; use 0 (off) or more")
+
+
+class BenchCLI(LightningCLI):
+    """Builds data, model and trainer from a config and runs one of Lightning's commands on them.
+
+    Args:
+        invocation: The command, its flags, and the run directory that it names, if any.
+        run: False only builds data and model (for `summary`).
+    """
+
+    def __init__(self, invocation: Invocation, *, run: bool = True) -> None:
+        self.invocation = invocation
+        self.directory: RunDirectory | None = None
+        self.metrics_csv: MetricsCSV | None = None
+        arguments = config_first(invocation.arguments)
+        super().__init__(
+            model_class=MLPModule,
+            datamodule_class=TensorDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=BenchParser,
+            parser_kwargs={"prog": "python -m mlp_lab"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=arguments if run else arguments[1:],
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: BenchParser) -> None:  # type: ignore[override]
+        """Adds the bench's own keys."""
+        parser.add_argument("--run", type=RunConfig, default=RunConfig())
+        parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
+        parser.add_lightning_class_args(EarlyStop, "early_stopping")
+        parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
+        parser.link_arguments("data.spec_dict", "model.spec", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Adds to the trainer what every run of its kind has: its directory, record, checkpoints and progress table."""
+        settings = {**self._get(self.config_init, "trainer"), **kwargs}
+        callbacks: list[L.Callback] = []
+        if self.subcommand == "fit":
+            callbacks = self._open_run(settings)
+        else:
+            self.directory = self.invocation.run
+            settings["logger"] = False
+        if settings["enable_progress_bar"] is not False and self.subcommand == "fit":
+            callbacks.append(EpochTable())
+        elif self.subcommand != "fit":
+            settings["enable_progress_bar"] = False
+        if self.directory is not None:
+            settings["default_root_dir"] = str(self.directory.path)
+        return self._instantiate_trainer(settings, callbacks)
+
+    def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
+        config = self.resolved_config()
+        run = self.invocation.run
+        if run is None:
+            run_config = self._get(self.config_init, "run")
+            run = RunDirectory.create(run_config.name, run_config.dir)
+        else:
+            run.share()
+        self.directory = run
+        self.metrics_csv = metrics = MetricsCSV(run.metrics)
+        if self.invocation.resumed and not run.last.exists():
+            metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
+        run_id = run.read_provenance().get("run_id") or _run_id(run.path)
+        loggers: list[Logger] = [metrics, *_loggers(settings["logger"])]
+        for logger in loggers:
+            if isinstance(logger, WandbRun):
+                logger.attach(run.path, run_id, config)
+        settings["logger"] = loggers
+        plugins = settings.get("plugins") or []
+        settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
+        checkpoint = self._get(self.config_init, "checkpoint")
+        stop = self._get(self.config_init, "early_stopping")
+        return [
+            RunRecord(run, metrics, yaml.safe_dump(config, sort_keys=False), facts, resumed=self.invocation.resumed),
+            RandomState(),
+            stop,
+            BestCheckpoint(run.best, stop.monitor),
+            LastCheckpoint(run.last, **asdict(checkpoint)),
+        ]
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Returns the whole configuration in plain types, with absolute data paths and without the run's own directory."""
+        text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False, format="yaml")
+        config = {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
+        config["run"].pop("dir", None)
+        arguments = config["data"].setdefault("init_args", {})
+        arguments.pop("fitted", None)
+        for key in PATH_KEYS:
+            value = getattr(self.datamodule, key, None) or arguments.get(key)
+            if key in arguments and value:
+                arguments[key] = str(Path(value).expanduser().absolute())
+        return cast(dict[str, Any], config)
+
+    def _get_config(self) -> Any:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    # ---- what follows each command --------------------------------------------------------------------------------
+
+    def after_fit(self) -> None:
+        """Ends the record and prints the result; the run's directory is the last line."""
+        if not self.trainer.is_global_zero:
+            return
+        assert self.directory is not None
+        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbRun):
+                scores = {f"best/{name}": value for name, value in best.scores.items()}
+                logger.finish(best.path if best.epoch >= 0 else None, scores)
+        report_fit(self.directory, self.trainer, best)
+        print(self.directory.path)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Measures on the validation rows."""
+        self._measure("validate", kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Measures on the test rows, writes `test.json`, and notes in the run's provenance that they were read."""
+        self._measure("test", kwargs)
+
+    def _measure(self, stage: str, kwargs: dict[str, Any]) -> None:
+        scores = getattr(self.trainer, stage)(**kwargs, verbose=False)[0]
+        if self.trainer.is_global_zero:
+            report_scores(self.directory, cast(TensorDataModule, self.datamodule), stage, scores)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Writes `predictions.csv` into the run's directory, or here without a run."""
+        if self.trainer.world_size > 1:
+            raise UserError(f"trainer.devices: {self.trainer.world_size} processes cannot predict; use --trainer.devices 1")
+        logits = self.trainer.predict(**kwargs)
+        directory = self.directory.path if self.directory else Path.cwd()
+        write_predictions(directory / "predictions.csv", cast(TensorDataModule, self.datamodule), logits)
+
+
+def _loggers(setting: Any) -> list[Logger]:
+    if isinstance(setting, Logger):
+        return [setting]
+    return list(setting) if isinstance(setting, Sequence) else []
+
+
+def _run_id(path: Path) -> str:
+    """Returns the run's stable id: its name and time, `digits-20260102-030405-1a2b`, or the directory's own name and a time."""
+    from datetime import datetime
+    from secrets import token_hex
+
+    if re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", path.name):
+        return f"{path.parent.name}-{path.name}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', path.name)}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"

@@ -1,0 +1,69 @@
+"""The command table: what `python -m mlp_lab` can do. Nothing heavy is imported before a command is chosen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from mlp_lab.errors import UserError, nearest
+
+COMMANDS = {
+    "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
+    "validate": "Measure a run on its validation rows (--run RUN_DIR).",
+    "test": "Measure a run on its test rows (--run RUN_DIR).",
+    "predict": "Write predictions.csv for the test rows or for new rows (--run RUN_DIR --data.path FILE).",
+    "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
+}
+USAGE_ERROR = 2
+
+
+def usage() -> str:
+    """Returns the help text of the program."""
+    rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: python -m mlp_lab COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]\n\n"
+        "A research bench for multilayer perceptrons.\n\n"
+        f"commands:\n{rows}\n\n"
+        "options:\n  --help      Show this text; after a command, its keys.\n  --version   Show the version.\n\n"
+        "examples:\n"
+        "  python -m mlp_lab fit --config configs/digits.yaml --model.depth 4\n"
+        "  python -m mlp_lab test --run runs/digits/latest\n"
+        "  python -m mlp_lab fit --config configs/tabular.yaml --data.path my.csv --data.target price\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, or 2 for a mistake in the input.
+
+    `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments[0] if arguments else "--help"
+    if command in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"mlp_lab {version('mlp_lab')}")
+        return 0
+    try:
+        if command not in COMMANDS:
+            guess = nearest(command, COMMANDS)
+            hint = f"; did you mean {guess!r}?" if guess else ""
+            raise UserError(f"{command!r} is not a command{hint} (accepted: {', '.join(COMMANDS)})")
+        from mlp_lab.cli.commands import run
+
+        run(command, arguments[1:])
+    except Exception as error:
+        if os.environ.get("MLP_LAB_DEBUG") == "1":
+            raise
+        from mlp_lab.cli.mistakes import one_line
+
+        line = str(error) if isinstance(error, UserError) else one_line(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return USAGE_ERROR
+    return 0

@@ -1,0 +1,209 @@
+"""Checkpoints that survive anything: written whole or not at all, and enough to go on bit for bit.
+
+Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. What it leaves out is added
+here: the random generators of every process, a stop that early stopping had already decided, and a write that cannot be torn.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mlp_lab.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk and renames, so that a torn file never replaces a whole one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves `checkpoint` to `path`; an interruption leaves the former file as it was."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps the checkpoint with the lowest monitored value of any validation pass; a NaN is never the best.
+
+    Args:
+        path: The file, overwritten whenever the value improves.
+        monitor: The metric, lower is better.
+    """
+
+    def __init__(self, path: Path, monitor: str = "val/loss") -> None:
+        self.path, self.monitor = path, monitor
+        self.score = float("inf")
+        self.epoch = -1
+        self.scores: dict[str, float] = {}
+
+    @property
+    def best_model_path(self) -> str:
+        """The file, for Lightning's `ckpt_path="best"`; empty before the first save."""
+        return str(self.path) if self.epoch >= 0 else ""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves when the pass that just ended is the best so far."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        score = float(trainer.callback_metrics[self.monitor])
+        if not score < self.score:
+            return
+        self.score, self.epoch = score, trainer.current_epoch
+        self.scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        trainer.save_checkpoint(self.path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best value and where it was seen."""
+        return {"score": self.score, "epoch": self.epoch, "scores": self.scores}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.score, self.epoch, self.scores = state_dict["score"], state_dict["epoch"], state_dict["scores"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the newest state: at each epoch's end, and within an epoch every so many steps or minutes.
+
+    Within an epoch nothing is saved before an optimizer step is complete (accumulated gradients are not part of a
+    checkpoint) nor after a batch that validation follows (a resumed run would skip that validation).
+
+    Args:
+        path: The file.
+        every_n_steps: Optimizer steps between saves within an epoch; 0 turns it off.
+        every_minutes: Minutes between saves within an epoch; 0 turns it off.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int = 0, every_minutes: float = 5.0) -> None:
+        self.path, self.every_n_steps, self.every_seconds = path, every_n_steps, 60.0 * every_minutes
+        self._seen_step = 0
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves within the epoch when steps or minutes say so."""
+        step = trainer.global_step
+        if step == self._seen_step:
+            return
+        self._seen_step = step
+        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        if not due and self.every_seconds > 0:
+            late = time.monotonic() - self._saved_at > self.every_seconds
+            due = trainer.strategy.reduce_boolean_decision(late, all=False) if trainer.world_size > 1 else late
+        if due and not _validation_follows(trainer):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the finished epoch."""
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
+            self._saved_at = time.monotonic()
+
+
+class EarlyStop(EarlyStopping):
+    """Stops when `monitor` has not improved for `patience` validation passes.
+
+    Args:
+        monitor: The metric, lower is better.
+        patience: Passes without improvement before stopping; 0 never stops early.
+        min_delta: The least decrease that counts as an improvement, in the metric's unit.
+
+    Raises:
+        UserError: `patience` or `min_delta` is negative.
+    """
+
+    def __init__(self, monitor: str = "val/loss", patience: int = 10, min_delta: float = 0.0) -> None:
+        for name, value in {"patience": patience, "min_delta": min_delta}.items():
+            if value < 0:
+                raise UserError(f"early_stopping.{name}: {value} is negative; use 0 or more")
+        super().__init__(monitor=monitor, patience=patience, min_delta=min_delta, mode="min")
+        self.enabled = patience > 0
+
+    def _should_skip_check(self, trainer: L.Trainer) -> bool:
+        return not self.enabled or super()._should_skip_check(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps a stop that was decided before the run was cut off."""
+        if self.enabled and self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
+class RandomState(L.Callback):
+    """Saves Python's, NumPy's, torch's and CUDA's generators of every process; restores them as training starts."""
+
+    def __init__(self) -> None:
+        self._restored: list[dict[str, Any]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the generators' states by process; a collective call under DDP."""
+        own = _random_state()
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return {"ranks": [own]}
+        states: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, own)
+        return {"ranks": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the states until training starts: what runs before it draws random numbers too."""
+        self._restored = state_dict["ranks"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restores this process's generators, if the number of processes is what it was."""
+        states, self._restored = self._restored, []
+        if len(states) == trainer.world_size:
+            _restore_random_state(states[trainer.global_rank])
+
+
+def _random_state() -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore_random_state(state: dict[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+def _validation_follows(trainer: L.Trainer) -> bool:
+    """Whether this batch ends the epoch or validation runs right after it: the loop's own decision."""
+    loop = trainer.fit_loop.epoch_loop
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return loop.batch_progress.is_last_batch or loop._should_check_val_fx(fetcher)

@@ -1,0 +1,219 @@
+"""The record of a run: its directory, where it came from, and every number that was logged."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from mlp_lab.errors import UserError
+
+RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
+RECORDED_PACKAGES = ("mlp_lab", "torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "scikit-learn")
+
+
+class RunDirectory:
+    """Names the files of a run.
+
+    Args:
+        path: The directory, absolute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.provenance = path / "provenance.json"
+        self.metrics = path / "metrics.csv"
+        self.best = path / "checkpoints" / "best.ckpt"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.test = path / "test.json"
+        self.predictions = path / "predictions.csv"
+
+    @classmethod
+    def create(cls, name: str, directory: str | None) -> RunDirectory:
+        """Makes the directory of a new run: `directory`, or `runs/<name>/<time>-<4 hex>` with `runs/<name>/latest` on it.
+
+        Raises:
+            UserError: The directory already holds a run or cannot be written.
+        """
+        inherited = os.environ.get(RUN_DIR_VARIABLE)
+        if inherited and "LOCAL_RANK" in os.environ:  # a process that rank 0 launched
+            return cls(Path(inherited))
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        path = Path(directory) if directory else Path("runs") / name / f"{stamp}-{secrets.token_hex(2)}"
+        run = cls(path.absolute())
+        if run.config.exists():
+            raise UserError(
+                f"run.dir: {directory} already holds a run; name another directory, or go on with `fit --resume {directory}`"
+            )
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.best.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"run.dir: {path} cannot be written ({error.strerror}); name a writable directory") from error
+        if not os.access(run.path, os.W_OK):
+            raise UserError(f"run.dir: {path} cannot be written (read-only); name a writable directory")
+        if not directory:
+            _point_latest(run.path)
+        run.share()
+        return run
+
+    @classmethod
+    def open(cls, directory: str, key: str) -> RunDirectory:
+        """Opens the directory of an existing run.
+
+        Raises:
+            UserError: There is no run; `key` is the flag that named it.
+        """
+        run = cls(Path(directory).resolve())
+        if not run.path.is_dir():
+            raise UserError(f"{key}: there is no directory {directory}; give a directory that `fit` wrote")
+        if not run.config.is_file():
+            raise UserError(f"{key}: {directory} holds no run (no config.yaml); give a directory that `fit` wrote")
+        return run
+
+    def share(self) -> None:
+        """Hands the directory to the processes that this one will launch."""
+        os.environ[RUN_DIR_VARIABLE] = str(self.path)
+
+    def read_provenance(self) -> dict[str, Any]:
+        """Returns what `write_provenance` wrote, or an empty dict."""
+        return json.loads(self.provenance.read_text()) if self.provenance.exists() else {}
+
+    def write_provenance(self, values: Mapping[str, Any]) -> None:
+        """Writes `provenance.json` whole or not at all."""
+        write_text(self.provenance, json.dumps(values, indent=2, default=str) + "\n")
+
+
+def _point_latest(path: Path) -> None:
+    """Lets `latest` beside `path` link to it, in one step, so that a reader never meets a missing link."""
+    temporary = path.parent / f".latest-{secrets.token_hex(4)}"
+    try:
+        temporary.symlink_to(path.name, target_is_directory=True)
+        os.replace(temporary, path.parent / "latest")
+    except OSError:  # a file system without links: the run is complete without one
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside its place and renames it, so that it is never seen half written."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def provenance(**values: Any) -> dict[str, Any]:
+    """Returns where a run comes from: time, command, code, packages and machine, with `values` added."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": ["python", "-m", "mlp_lab", *sys.argv[1:]],
+        "git": git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+        "platform": platform.platform(),
+        **values,
+    }
+
+
+def git_state(directory: Path) -> dict[str, Any] | None:
+    """Returns the commit of the checkout that holds `directory` and whether it has changes; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(directory), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "."):  # a checkout around an installed package is not this code's
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+class MetricsCSV(Logger):
+    """Writes `metrics.csv`: one row a call, `step` and `epoch` first, columns added as they appear.
+
+    Every row is handed to the operating system at once, so a killed process loses none. `resume(rows)` cuts the file back
+    to the rows that a checkpoint knew of; a run that goes on from there writes the same file as one that never stopped.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.columns: list[str] = ["step", "epoch"]
+        self.rows = 0
+
+    @property
+    def name(self) -> str:
+        """The logger's name."""
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        """The logger's version; a run directory holds one."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the configuration is in `config.yaml`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends one row."""
+        row = {"step": step, **{name: _number(value) for name, value in metrics.items()}}
+        missing = [name for name in row if name not in self.columns]
+        if missing or self.rows == 0:
+            self.columns += missing
+            self._rewrite(self.read() if self.rows else [])
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+        self.rows += 1
+
+    def read(self) -> list[dict[str, str]]:
+        """Returns the rows written so far; absent values are empty strings."""
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    @rank_zero_only
+    def resume(self, rows: int) -> None:
+        """Keeps the first `rows` rows."""
+        kept = self.read()[:rows] if rows and self.path.exists() else []
+        used = [name for name in (kept[0] if kept else {}) if any(row.get(name) for row in kept)]
+        self.columns = ["step", "epoch", *(name for name in used if name not in ("step", "epoch"))]
+        self.rows = len(kept)
+        self._rewrite([{name: row[name] for name in self.columns} for row in kept])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(partial, self.path)
+
+
+def _number(value: Any) -> float | int:
+    number = value.item() if hasattr(value, "item") else value
+    return number if isinstance(number, int | float) else float(number)

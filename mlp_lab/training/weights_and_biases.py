@@ -1,0 +1,127 @@
+"""Weights & Biases: one run per run directory, with its whole configuration and one meaning of 'step'."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from mlp_lab.errors import UserError
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+STEP = "trainer/global_step"
+LOWER_IS_BETTER = ("loss", "rmse", "mae")
+HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")
+
+
+class WandbRun(WandbLogger):
+    """Logs a run to Weights & Biases under a stable id, online or offline (`WANDB_MODE=offline`).
+
+    Give it as `trainer.logger` (`configs/wandb.yaml` does); the command line attaches the run directory, the resolved
+    configuration and the rows of `metrics.csv`. A resumed online run goes on under its id. Offline, W&B cannot append to a
+    run, so a resumed run writes a second segment under the same id that begins with the rows recorded so far.
+
+    Args:
+        project: The W&B project.
+        entity: The user or team; None means the default of the login.
+        name: The run's name on the dashboard; None means the run directory's.
+        group: Runs shown together, such as one study's.
+        job_type: What the run does.
+        tags: Labels to filter by.
+        notes: Free text.
+        log_checkpoint: Upload the best checkpoint as an artifact when online.
+    """
+
+    def __init__(
+        self,
+        project: str = "mlp_lab",
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        job_type: str = "fit",
+        tags: Sequence[str] = (),
+        notes: str | None = None,
+        log_checkpoint: bool = True,
+    ) -> None:
+        super().__init__(project=project, name=name)
+        self.settings: dict[str, Any] = {
+            "project": project,
+            "entity": entity,
+            "group": group,
+            "job_type": job_type,
+            "tags": list(tags),
+            "notes": notes,
+        }
+        self.log_checkpoint = log_checkpoint
+        self._config: dict[str, Any] = {}
+
+    def attach(self, directory: Path, run_id: str, config: Mapping[str, Any]) -> None:
+        """Ties the logger to a run: where its files go, its stable id, and the configuration to show."""
+        self.settings |= {"dir": str(directory), "id": run_id, "name": self._name or run_id}
+        self._config = dict(config)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the whole configuration was given to `attach`."""
+
+    @rank_zero_only
+    def replay(self, rows: list[dict[str, str]]) -> None:
+        """Begins a resumed offline segment with the rows of `metrics.csv`; online, W&B has them already."""
+        if self.experiment.offline:
+            for row in rows:
+                values = {name: float(value) for name, value in row.items() if value != "" and name != "step"}
+                self.log_metrics(values, step=int(row["step"]))
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Run:
+        """The W&B run, started on first use."""
+        if self._experiment is None:
+            self._experiment = self._start()
+        return self._experiment  # type: ignore[return-value]
+
+    def _start(self) -> Run:
+        import wandb
+
+        try:
+            run = wandb.init(**self.settings, resume=None if _offline() else "allow", config=self._config)
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"trainer.logger: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
+            ) from error
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        for stage in ("train", "val"):
+            for name in LOWER_IS_BETTER:
+                run.define_metric(f"{stage}/{name}", step_metric=STEP, step_sync=True, summary="min")
+            for name in HIGHER_IS_BETTER:
+                run.define_metric(f"{stage}/{name}", step_metric=STEP, step_sync=True, summary="max")
+        return run
+
+    @rank_zero_only
+    def finish(self, best: Path | None, summary: Mapping[str, float]) -> None:
+        """Ends the run: final numbers into the summary, the best checkpoint as an artifact when online."""
+        import wandb
+
+        if self._experiment is None:
+            return
+        run = self.experiment
+        run.summary.update(dict(summary))
+        if best is not None and self.log_checkpoint and not run.offline:
+            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(summary))
+            artifact.add_file(str(best))
+            run.log_artifact(artifact, aliases=["best"])
+        run.finish()
+        self._experiment = None
+
+
+def _offline() -> bool:
+    import wandb
+
+    return wandb.setup().settings.mode in ("offline", "dryrun")

@@ -39,6 +39,7 @@ class Source:
 
 
 DIGITS = tuple(string.digits)
+_EMNIST_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 def _emnist(split: str, classes: Sequence[str], first_label: int = 0) -> Source:
@@ -47,7 +48,6 @@ def _emnist(split: str, classes: Sequence[str], first_label: int = 0) -> Source:
     return Source(folder="EMNIST", classes=tuple(classes), files=files, first_label=first_label, transposed=True)
 
 
-_EMNIST_KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 _QMNIST_FILES = (
     "qmnist-train-images-idx3-ubyte",
     "qmnist-train-labels-idx2-int",
@@ -152,7 +152,7 @@ def fetch(source: Source, root: Path, missing: Sequence[str], *, download: bool)
 
 def download_with_torchvision(source: Source, root: Path) -> None:
     """Lets torchvision's class download, check and extract its files into `root`."""
-    from torchvision import datasets  # the import takes half a second, and files are seldom absent
+    from torchvision import datasets  # needed only where files are absent
 
     kind = getattr(datasets, source.folder)
     options = {"split": source.files[0].split("-")[1]} if source.folder == "EMNIST" else {}

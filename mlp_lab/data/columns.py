@@ -145,7 +145,11 @@ def _range(cells: pd.Series, kind: ColumnKind) -> str:
         moments = cells if pd.api.types.is_datetime64_any_dtype(cells) else _parse_dates(cells)
         return f"{moments.min().date()} … {moments.max().date()}"
     numbers = pd.to_numeric(cells, errors="coerce")
-    return f"{float(numbers.min()):.6g} … {float(numbers.max()):.6g}"
+    return f"{_number(float(numbers.min()))} … {_number(float(numbers.max()))}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:,.6g}"
 
 
 def _frequent(cells: pd.Series) -> str:

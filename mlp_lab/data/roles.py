@@ -1,0 +1,86 @@
+"""Which column plays which part: target, feature, or left out; every wrong name told in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlp_lab.data.sources import Source
+from mlp_lab.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The parts that columns play, checked against the table."""
+
+    target: tuple[str, ...]
+    """What is predicted."""
+    features: tuple[str, ...]
+    """All other columns in the table's order, those in `drop` too."""
+    drop: tuple[str, ...] = ()
+    """Features to leave out."""
+    numeric: tuple[str, ...] = ()
+    """Features declared to be numbers."""
+    categorical: tuple[str, ...] = ()
+    """Features declared to be categories."""
+
+    @classmethod
+    def settle(
+        cls,
+        source: Source,
+        *,
+        target: Sequence[str] | None = None,
+        drop: Sequence[str] = (),
+        numeric: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        split_column: str | None = None,
+    ) -> Roles:
+        """Checks the names that the user gave and fills in what a named table knows.
+
+        Raises:
+            UserError: If a name is not a column, plays two parts, or no target is given.
+        """
+        columns = [str(name) for name in source.frames[0].columns]
+        if source.named:
+            target = target or [source.named.target]
+            drop = [*drop, *(name for name in source.named.drop if name in columns and name not in drop)]
+        if not target:
+            raise UserError(f"data.target: name the column of {source.label} to predict; it has {_listed(columns)}")
+        given = {
+            "data.target": tuple(target),
+            "data.split_column": (split_column,) if split_column is not None else (),
+            "data.drop": tuple(drop),
+            "data.numeric": tuple(numeric),
+            "data.categorical": tuple(categorical),
+        }
+        _check_names(given, columns, source.label)
+        taken = {*given["data.target"], *given["data.split_column"]}
+        return cls(
+            target=given["data.target"],
+            features=tuple(name for name in columns if name not in taken),
+            drop=given["data.drop"],
+            numeric=given["data.numeric"],
+            categorical=given["data.categorical"],
+        )
+
+
+def _check_names(given: Mapping[str, tuple[object, ...]], columns: Sequence[str], label: str) -> None:
+    """Refuses names that are no column, and columns that are named twice."""
+    first_key: dict[str, str] = {}
+    for key, names in given.items():
+        for name in names:
+            if not isinstance(name, str):
+                raise UserError(
+                    f"{key}: {name} is not a column name; YAML reads no, yes, on and off as booleans: quote it"
+                )
+            if name not in columns:
+                guess = nearest(str(name), columns)
+                hint = f" (did you mean {guess!r}?)" if guess else ""
+                raise UserError(f"{key}: {label} has no column {name!r}{hint}; it has {_listed(columns)}")
+            if name in first_key:
+                raise UserError(f"{key}: {name!r} is already in {first_key[name]}; a column plays one part")
+            first_key[name] = key
+
+
+def _listed(names: Sequence[str], limit: int = 30) -> str:
+    return ", ".join(names[:limit]) + (f", … ({len(names)} columns)" if len(names) > limit else "")

@@ -1,0 +1,327 @@
+"""Any table as a LightningDataModule: read, split, prepared, and described on one printed page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlp_lab.data.columns import Column, infer_columns
+from mlp_lab.data.description import Description, print_description, print_fitted
+from mlp_lab.data.module import Loaded, Part, TensorDataModule
+from mlp_lab.data.preprocessing import SCALINGS, Preprocessor, quantile_edges
+from mlp_lab.data.roles import Roles
+from mlp_lab.data.sources import Source, read_source
+from mlp_lab.data.spec import DataSpec, TaskName
+from mlp_lab.data.splits import (
+    PARTS,
+    TEST,
+    TRAIN,
+    check_ratios,
+    count_duplicates,
+    split_from_column,
+    split_rows,
+)
+from mlp_lab.data.tables import MISSING_VALUES, plain_columns
+from mlp_lab.data.targets import Target, check_present, check_task, fit_target, infer_task
+from mlp_lab.errors import UserError, unknown
+
+UNUSED = 255
+"""Split code of a row that is left out because its target is missing."""
+
+
+class TabularDataModule(TensorDataModule):
+    """A table from a file, or one with a name; whatever is fitted is fitted to its training rows.
+
+    Args:
+        path: Table file: .csv, .tsv or .txt (also .gz, .bz2, .xz, .zip) or .parquet.
+        dataset: Instead of a path, a table with a name: digits (the default), iris, wine, breast_cancer, diabetes,
+            or adult, california, telco, letter (`<root>/tabular/NAME.csv`, downloaded from OpenML where absent).
+        target: Column to predict, or several; a named table knows its own.
+        task: regression, binary, multiclass, multilabel, or auto to infer it from the target.
+        drop: Columns to leave out.
+        numeric: Columns that are numbers, whatever they look like.
+        categorical: Columns that are categories, whatever they look like.
+        missing_values: Cells that mean 'missing' (empty and blank ones always do); by default ?, NA, NaN, null ...
+        drop_missing_target: Leave out rows without a target instead of refusing them.
+        split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. With
+            `test_path` the first two share its rows' remainder.
+        split_column: Column that says train, val or test of each row, instead of shares.
+        test_path: File with the test rows; `adult` has its own.
+        scaling: Of numeric columns: standard, robust, smooth, quantile, minmax or none.
+        bins: Bins per numeric column for piecewise-linear embeddings, >= 1; none by default.
+        root: Folder of data files; by default $MLP_LAB_DATA, else data.
+        verbose: Print what was read and how it is used.
+        batch_size: Rows of a training batch over all processes, >= 1; the training rows make it full-batch.
+        eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
+        seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
+        drop_last: Leave out the last training batch of an epoch where it is not full.
+        fitted: Checkpoint from which spec, split and preprocessing are taken instead of being fitted.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        dataset: str | None = None,
+        target: list[str] | str | None = None,
+        task: str = "auto",
+        *,
+        drop: list[str] | None = None,
+        numeric: list[str] | None = None,
+        categorical: list[str] | None = None,
+        missing_values: list[str] | None = None,
+        drop_missing_target: bool = False,
+        split: list[float] | None = None,
+        split_column: str | None = None,
+        test_path: str | None = None,
+        scaling: str = "standard",
+        bins: int | None = None,
+        root: str | None = None,
+        verbose: bool = True,
+        batch_size: int = 128,
+        eval_batch_size: int = 4096,
+        seed: int | None = None,
+        drop_last: bool = False,
+        fitted: str | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed, drop_last=drop_last, fitted=fitted
+        )
+        check_task(task)
+        if scaling not in SCALINGS:
+            raise unknown("data.scaling", scaling, SCALINGS)
+        if bins is not None and bins < 1:
+            raise UserError(f"data.bins: {bins} must be 1 or more")
+        if path and dataset and not fitted:
+            raise UserError(f"data.dataset: {dataset!r} and data.path: {path!r} are both given; leave one out")
+        self.path, self.dataset, self.test_path, self.root = path, dataset, test_path, root
+        self.target = [target] if target is not None and not isinstance(target, list) else target
+        self.task = task
+        self.drop, self.numeric, self.categorical = drop or [], numeric or [], categorical or []
+        self.missing_values = MISSING_VALUES if missing_values is None else tuple(missing_values)
+        self.drop_missing_target = drop_missing_target
+        self.split = check_ratios([0.8, 0.1, 0.1] if split is None else split)
+        self.split_column = split_column
+        self.scaling, self.bins, self.verbose = scaling, bins, verbose
+        self._no_target = ""
+
+    def part(self, name: str) -> Part:
+        """Returns the train, val, test or predict rows; where the table has no usable target, says why.
+
+        Raises:
+            UserError: If there are none.
+        """
+        if name in ("val", "test") and name not in self.loaded.parts and self._no_target:
+            raise UserError(self._no_target)
+        return super().part(name)
+
+    def _load(self) -> Loaded:
+        state = self.fitted_state
+        return self._fit() if state is None else self._apply(state)
+
+    def _read(self, text: Sequence[str]) -> Source:
+        return read_source(
+            path=self.path,
+            dataset=self.dataset,
+            test_path=self.test_path,
+            root=self.root,
+            missing_values=self.missing_values,
+            text=text,
+        )
+
+    def _fit(self) -> Loaded:
+        """Reads the table, splits it, and fits everything else to its training rows."""
+        source = self._read(self.categorical)
+        roles = Roles.settle(
+            source,
+            target=self.target,
+            drop=self.drop,
+            numeric=self.numeric,
+            categorical=self.categorical,
+            split_column=self.split_column,
+        )
+        frame = _joined(source, [name for name in roles.features if name not in roles.drop], roles.target)
+        task, codes = self._split(frame, source, roles)
+        train = _rows(frame, codes, TRAIN)
+        target = fit_target(train, roles.target, task)
+        columns = infer_columns(
+            train.drop(columns=list(roles.target)),
+            numeric=roles.numeric,
+            categorical=roles.categorical,
+            keep_constant=bool(source.named and source.named.image_shape),
+        )
+        preprocessor = Preprocessor.fit(train, columns, scaling=self.scaling)
+        if not preprocessor.numeric_features and not preprocessor.categorical:
+            raise UserError(f"data.path: {source.label} has no column to predict {', '.join(roles.target)} from")
+        parts = _parts(frame, codes, preprocessor, target)
+        spec = _spec(source, preprocessor, target, parts, self.bins)
+        if self.verbose:
+            self._describe(source, roles, spec, columns, frame, codes)
+        state = {
+            "preprocessor": preprocessor.to_state(),
+            "target": target.to_state(),
+            "split": codes,
+            "files": list(source.fingerprints),
+            "file_rows": [len(table) for table in source.frames],
+        }
+        return Loaded(spec=spec, parts=parts, state=state)
+
+    def _split(self, frame: pd.DataFrame, source: Source, roles: Roles) -> tuple[TaskName, Tensor]:
+        """Returns the task and the split, (N,) uint8; rows of a test file are test rows.
+
+        The task is inferred from the rows that may train: all of the first file's, or those that the split column says.
+        """
+        if not self.drop_missing_target:
+            check_present(frame, roles.target)
+        usable = frame[list(roles.target)].notna().all(axis=1).to_numpy()  # (N,)
+        table = source.frames[0]
+        codes = np.full(len(frame), TEST, dtype=np.uint8)
+        open_rows = np.flatnonzero(usable & (np.arange(len(frame)) < len(table)))  # rows that ratios may split
+        if self.split_column is not None:
+            given = split_from_column(table[self.split_column].tolist(), column=self.split_column)
+            codes[: len(table)] = given.numpy()
+            task = self._task(_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN), source, roles)
+        else:
+            basis = frame.iloc[open_rows]
+            task = self._task(basis, source, roles)
+            codes[open_rows] = self._draw(basis, roles, task, ratios=_shares(self.split, len(source.frames)))
+        codes[~usable] = UNUSED
+        return task, torch.from_numpy(codes)
+
+    def _task(self, rows: pd.DataFrame, source: Source, roles: Roles) -> TaskName:
+        if self.task != "auto":
+            return self.task  # type: ignore[return-value]  # checked in __init__
+        if source.named and roles.target == (source.named.target,):
+            return source.named.task
+        return infer_task(rows[list(roles.target)])
+
+    def _draw(self, rows: pd.DataFrame, roles: Roles, task: TaskName, *, ratios: Sequence[float]) -> NDArray[np.uint8]:
+        """Draws a seeded split, stratified by class where there are classes."""
+        labels, classes = None, None
+        if task in ("binary", "multiclass"):
+            whole = fit_target(rows, roles.target, task)
+            labels, classes = whole.encode(rows), whole.classes
+        drawn = split_rows(len(rows), ratios, seed=self.resolved_seed, labels=labels, classes=classes)
+        return drawn.numpy()
+
+    def _describe(
+        self,
+        source: Source,
+        roles: Roles,
+        spec: DataSpec,
+        columns: Sequence[Column],
+        frame: pd.DataFrame,
+        codes: Tensor,
+    ) -> None:
+        used = (codes != UNUSED).numpy()
+        hashes = np.asarray(pd.util.hash_pandas_object(frame[used], index=False), dtype=np.uint64)
+        how = "stratified by class" if spec.task in ("binary", "multiclass") else "at random"
+        drawn = f"by column {self.split_column!r}" if self.split_column else f"{how}, seed {self.resolved_seed}"
+        dropped = [Column(name=name, kind="dropped", note="by data.drop") for name in roles.drop]
+        print_description(
+            Description(
+                label=source.label,
+                spec=spec,
+                columns=[*columns, *dropped],
+                inferred=self.task == "auto" and source.named is None,
+                scaling=self.scaling,
+                split=drawn + ("; test rows from their own file" if len(source.frames) > 1 else ""),
+                duplicates=count_duplicates(hashes, codes[torch.from_numpy(used)]),
+                unused=int((~used).sum()),
+            )
+        )
+
+    def _apply(self, state: Mapping[str, Any]) -> Loaded:
+        """Prepares rows as a checkpoint says: the stored split of a known file, else all rows of the new one."""
+        preprocessor, target = Preprocessor.from_state(state["preprocessor"]), Target.from_state(state["target"])
+        source = self._read(preprocessor.categorical)
+        known = dict(zip(state["files"], state["split"].split(state["file_rows"]), strict=True))
+        new = [index for index, fingerprint in enumerate(source.fingerprints) if fingerprint not in known]
+        if not new:
+            features = (*preprocessor.numeric, *preprocessor.categorical)
+            codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
+            parts = _parts(_joined(source, features, target.columns), codes, preprocessor, target)
+        else:
+            parts = self._serve(source.frames[new[0]], preprocessor, target)
+        if self.verbose:
+            print_fitted(source.label, {name: part.rows for name, part in parts.items()}, self._no_target)
+        return Loaded(spec=self.spec, parts=parts, state=state)
+
+    def _serve(self, frame: pd.DataFrame, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
+        """Returns all rows of a new table, to be predicted, and to be tested where they have their target."""
+        numeric, categorical = preprocessor.transform(frame)
+        rows = Part(numeric=numeric, categorical=categorical, ids=_ids(frame))
+        absent = [name for name in target.columns if name not in frame.columns]
+        try:
+            if absent:
+                raise UserError(f"data.target: the table has no column {absent[0]!r}; without it only predict works")
+            answers = target.encode(frame)
+        except UserError as error:  # the rows can still be predicted; `part` tells whoever wants more
+            self._no_target = str(error)
+            return {"predict": rows}
+        known = Part(numeric=numeric, categorical=categorical, target=answers, ids=rows.ids)
+        return {"predict": rows, "val": known, "test": known}
+
+
+def _shares(split: Sequence[float], files: int) -> tuple[float, float, float]:
+    """Returns the ratios of the first file's rows; where a second file holds the test rows, train and val share it."""
+    train, val, test = split
+    return (train, val, test) if files == 1 else (train / (train + val), val / (train + val), 0.0)
+
+
+def _joined(source: Source, features: Sequence[str], target: Sequence[str]) -> pd.DataFrame:
+    """Returns the rows of all files with these columns; each file's rows keep their own numbers."""
+    names = [*features, *target]
+    for key, frame in zip(("data.path", "data.test_path"), source.frames, strict=False):
+        absent = [name for name in names if name not in frame.columns]
+        if absent:
+            raise UserError(f"{key}: the table lacks column(s) {', '.join(map(repr, absent))}")
+    if len(source.frames) == 1:
+        return source.frames[0][names]
+    return plain_columns(pd.concat([frame[names] for frame in source.frames]))
+
+
+def _rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:
+    return frame[(codes == code).numpy()]
+
+
+def _ids(frame: pd.DataFrame) -> Tensor:
+    return torch.from_numpy(frame.index.to_numpy(dtype=np.int64, copy=True))  # (N,)
+
+
+def _parts(frame: pd.DataFrame, codes: Tensor, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
+    """Returns train, val and test rows, those that are not empty, ready for the model."""
+    parts = {}
+    for code, name in enumerate(PARTS):
+        rows = _rows(frame, codes, code)
+        if len(rows):
+            numeric, categorical = preprocessor.transform(rows)
+            parts[name] = Part(numeric=numeric, categorical=categorical, target=target.encode(rows), ids=_ids(rows))
+    return parts
+
+
+def _spec(
+    source: Source, preprocessor: Preprocessor, target: Target, parts: Mapping[str, Part], bins: int | None
+) -> DataSpec:
+    shape = source.named.image_shape if source.named else ()
+    train, val, test = (parts[name].rows if name in parts else 0 for name in PARTS)
+    return DataSpec(
+        task=target.task,
+        numeric=preprocessor.numeric_features,
+        categorical=preprocessor.categorical,
+        cardinalities=preprocessor.cardinalities,
+        bin_edges=quantile_edges(parts["train"].numeric, bins) if bins else (),
+        image_shape=shape if shape and np.prod(shape) == len(preprocessor.numeric_features) else (),
+        classes=target.classes,
+        class_counts=target.counts,
+        targets=target.columns,
+        target_mean=target.mean,
+        target_std=target.std,
+        rows=(train, val, test),
+        fingerprint="-".join(source.fingerprints),
+    )

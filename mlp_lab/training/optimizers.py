@@ -204,7 +204,7 @@ def _keep_hyperparameters_(optimizer: Optimizer) -> None:
         if saved != here:
             raise UserError(
                 f"model.optimizer: the checkpoint's state of {saved} does not fit {here}; "
-                "keep model.optimizer.name, and weight_decay above or at 0, as they were"
+                "keep model.optimizer.name, and what weight_decay and decay_bias_and_norm apply to, as they were"
             )
 
     def restore(loaded: Optimizer) -> None:

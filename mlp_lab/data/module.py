@@ -244,12 +244,11 @@ class TensorDataModule(LightningDataModule):
         """
         if self.fitted is not None:
             return
-        for name, ours in (("fingerprint", self.fingerprint), ("split_fingerprint", self.split_fingerprint)):
-            if ours != state_dict[name]:
-                what = "data's fingerprint" if name == "fingerprint" else "split's fingerprint"
-                raise UserError(
-                    f"data: the {what} is {ours}, the checkpoint's {state_dict[name]}; resume on the same rows"
-                )
+        ours = {"fingerprint": self.fingerprint, "split_fingerprint": self.split_fingerprint}
+        for name, value in ours.items():
+            if (saved := state_dict[name]) != value:
+                what = name.replace("_", "'s ")
+                raise UserError(f"data: its {what} is {value}, the checkpoint's {saved}; resume on the same rows")
         if self.spec != DataSpec.from_dict(state_dict["spec"]):
             raise UserError("data: columns or scaling differ from the checkpoint's; resume with the same data settings")
 

@@ -131,7 +131,7 @@ def test_split_column_takes_the_usual_spellings() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["train", "val", "tset"], "data.split_column: 'fold' has 'tset' in row 3; accepted: train, training, fit, val, "),
+        (["train", "val", "tset"], "data.split_column: 'fold' has 'tset' in row 3; accepted: train, training, "),
         (["train", None, "val"], "data.split_column: 'fold' has None in row 2; accepted: train, "),
         (["train", "test"], "data.split_column: 'fold' has no validation rows; mark some with 'val'"),
         (["val", "test"], "data.split_column: 'fold' has no training rows; mark some with 'train'"),

@@ -92,7 +92,8 @@ def target_words(spec: DataSpec, *, inferred: bool) -> str:
         return f"{names}: regression{how}; {units[0]}" + ("; …" if len(units) > 1 else "")
     total = spec.rows[0]
     shares = [f"{name} {100 * count / total:.1f}%" for name, count in zip(spec.classes, spec.class_counts, strict=True)]
-    return f"{names}: {spec.task}, {len(spec.classes)} classes{how}; {', '.join(shares[:6])}" + (
+    noun = "labels" if spec.task == "multilabel" else "classes"
+    return f"{names}: {spec.task}, {len(spec.classes)} {noun}{how}; {', '.join(shares[:6])}" + (
         ", …" if len(shares) > 6 else ""
     )
 

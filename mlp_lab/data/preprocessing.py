@@ -77,8 +77,9 @@ def fit_quantile(train: Matrix) -> Parameters:
 def apply_quantile(values: Matrix, parameters: Parameters) -> Matrix:
     """Maps each value to its rank among the training values and the rank to a normal deviate.
 
-    Ties take the middle of their ranks. Ranks stay half a quantile step away from 0 and 1, so that an extreme value is
-    about 3.3 standard deviations out at 1000 quantiles.
+    Ties take the middle of their ranks, also at both ends: scikit-learn sends a tie at the minimum, such as the many
+    zeros of a capital gain, 5.2 standard deviations out. Ranks stay half a quantile step away from 0 and 1, so that an
+    extreme value is about 3.3 standard deviations out at 1000 quantiles.
     """
     quantiles = parameters["quantiles"]  # (Q, D)
     levels = np.linspace(0, 1, len(quantiles))

@@ -118,7 +118,7 @@ def read_source(
         read_table(file, missing_values=missing_values, text=text, key=key)
         for file, key in zip(files, keys, strict=False)
     )
-    prints = tuple(file_fingerprint([file.expanduser()]) for file in files)
+    prints = tuple(file_fingerprint(file) for file in files)
     return Source(label=str(name or path), frames=frames, fingerprints=prints, named=named)
 
 

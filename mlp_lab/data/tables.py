@@ -1,7 +1,7 @@
 """Tables from files: CSV, TSV and Parquet to a pandas frame of plain columns, every mistake told in one line.
 
-A plain column holds float64, int64, bool, datetime64 or stripped text, and NaN (NaT) where a cell is missing. Rows are
-counted from 0 below the header, as pandas counts them; `line` in a message is the line of the file, counted from 1.
+A plain column holds float64, int64, bool, datetime64 or stripped text, and NaN (NaT) where a cell is missing. A line in
+a message is a line of the file, counted from 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -31,8 +31,6 @@ MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL"
 TEXT_SUFFIXES: tuple[str, ...] = (".csv", ".tsv", ".txt")
 PARQUET_SUFFIXES: tuple[str, ...] = (".parquet", ".pq")
 COMPRESSIONS: tuple[str, ...] = (".gz", ".bz2", ".xz", ".zip")
-
-_UNPACKING_ERRORS = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def read_table(
@@ -81,13 +79,10 @@ def plain_columns(
     return pd.DataFrame({name: _plain(frame[name], missing_values, key) for name in frame.columns}, index=frame.index)
 
 
-def file_fingerprint(paths: Iterable[str | Path]) -> str:
-    """Returns 16 hex digits of the SHA-256 of the files' bytes, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with Path(path).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+def file_fingerprint(path: str | Path) -> str:
+    """Returns the first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with Path(path).expanduser().open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _existing_file(path: Path, key: str) -> Path:
@@ -125,12 +120,12 @@ def _one_line_errors(path: Path, key: str) -> Iterator[None]:
         raise UserError(f"{key}: {path} is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise UserError(f"{key}: {path} has a broken row: {_parser_words(str(error))}") from error
-    except _UNPACKING_ERRORS as error:
-        raise UserError(f"{key}: {path} cannot be unpacked ({error}); is it complete?") from error
     except pyarrow.ArrowException as error:
         raise UserError(f"{key}: {path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
     except PermissionError as error:
         raise UserError(f"{key}: {path} may not be read by you (permission denied)") from error
+    except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise UserError(f"{key}: {path} cannot be unpacked or read ({error}); is it complete?") from error
 
 
 def _parser_words(message: str) -> str:

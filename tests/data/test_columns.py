@@ -1,0 +1,124 @@
+"""Column kinds, one case each; and the conversions to numbers and words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlp_lab.data.columns import Column, infer_columns, to_numbers, to_text
+from mlp_lab.data.tables import plain_columns
+from mlp_lab.errors import UserError
+
+ROWS = 100
+NUMBERS = [f"{index / 7:.4f}" for index in range(ROWS)]
+
+CASES: dict[str, tuple[list[Any], str]] = {
+    "floats": ([index / 3 for index in range(ROWS)], "numeric"),
+    "few integers": ([0, 1] * 50, "numeric"),
+    "numbers as text": (NUMBERS, "numeric"),
+    "numbers as text with a gap": ([*NUMBERS[1:], None], "numeric"),
+    "numbers with a stray word": ([*NUMBERS[1:], "unknown"], "numeric"),
+    "grades and a word": ([str(index % 12) for index in range(ROWS - 1)] + ["kindergarten"], "categorical"),
+    "booleans": ([True, False] * 50, "categorical"),
+    "words": (["red", "green"] * 50, "categorical"),
+    "days": ([f"2024-{1 + index % 12:02d}-{1 + index % 28:02d}" for index in range(ROWS)], "date"),
+    "timestamps": (list(pd.date_range("2024-01-01", periods=ROWS)), "date"),
+    "almost days": (["2024-01-01"] * 99 + ["never"], "categorical"),
+    "identifiers": ([f"customer {index}" for index in range(ROWS)], "dropped"),
+    "constant": ([3.0] * ROWS, "dropped"),
+    "constant with a gap": ([3.0] * 99 + [None], "numeric"),
+}
+
+
+def _judge(cells: list[Any], **settings: Any) -> Column:
+    return infer_columns(plain_columns(pd.DataFrame({"x": cells})), **settings)[0]
+
+
+@pytest.mark.parametrize(("cells", "kind"), list(CASES.values()), ids=list(CASES))
+def test_kind(cells: list[Any], kind: str) -> None:
+    assert _judge(cells).kind == kind
+
+
+def test_a_declaration_wins() -> None:
+    assert _judge([0, 1] * 50, categorical=["x"]).kind == "categorical"
+    assert _judge([True, False] * 50, numeric=["x"]).kind == "numeric"
+    assert _judge(CASES["identifiers"][0], categorical=["x"]).kind == "categorical"
+    assert _judge([1.5] * 50, drop=["x"]) == Column(name="x", kind="dropped", note="by data.drop")
+
+
+def test_a_stray_word_is_told_and_counts_as_missing() -> None:
+    column = _judge([*NUMBERS[2:], None, "unknown"])
+    assert column.stray
+    assert column.missing == 2
+    assert column.note == "1 not a number, such as 'unknown'"
+
+
+def test_what_is_said_of_a_column() -> None:
+    words = _judge(["b", "a", "b", None, "c", "d"])
+    assert (words.missing, words.distinct) == (1, 4)
+    assert words.values.startswith("b, ")
+    assert words.values.endswith("…")
+    assert _judge([1, 20_000]).values == "1 … 20,000"
+    assert _judge([0.125, 20.5]).values == "0.125 … 20.5"
+    assert _judge(["2024-01-31", "2023-01-31"]).values == "2023-01-31 … 2024-01-31"
+
+
+def test_small_tables_keep_distinct_words() -> None:
+    assert _judge([f"town {index}" for index in range(19)]).kind == "categorical"
+
+
+def test_constant_pixels_are_kept_on_request() -> None:
+    assert _judge([0.0] * 9, keep_constant=True).kind == "numeric"
+
+
+def test_columns_without_a_name_are_dropped() -> None:
+    frame = pd.DataFrame({"Unnamed: 0": [0, 1, 2], "x": [1.0, 2.0, 4.0]})
+    assert [column.kind for column in infer_columns(frame)] == ["dropped", "numeric"]
+
+
+def test_columns_without_values_are_refused_unless_dropped() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [np.nan, np.nan], "c": [np.nan, np.nan]})
+    with pytest.raises(UserError, match=r"no training row has a value in b, c; leave out with data\.drop: \[b, c\]"):
+        infer_columns(frame)
+    assert [column.kind for column in infer_columns(frame, drop=["b", "c"])] == ["numeric", "dropped", "dropped"]
+
+
+def test_dates_are_seconds() -> None:
+    texts = pd.Series(["1970-01-02", "2024-02-29T12:00:00Z", None], dtype="str")
+    seconds = [86_400.0, 1_709_208_000.0]  # the second one from `date -d 2024-02-29T12:00Z +%s`
+    assert to_numbers(texts, date=True)[:2].tolist() == seconds
+    assert np.isnan(to_numbers(texts, date=True)[2])
+    moments = pd.Series(pd.to_datetime(["1970-01-02", "2024-02-29T12:00:00", None], format="ISO8601"))
+    assert to_numbers(moments, date=True)[:2].tolist() == seconds
+
+
+@pytest.mark.parametrize(
+    ("cells", "settings", "words"),
+    [
+        (["1", "abc", "3"], {}, r"column 'x', row 2: 'abc' is not a number"),
+        ([1.0, 2.0, np.inf], {}, r"column 'x', row 3: inf is infinite"),
+        (["1", "-inf"], {"stray": True}, r"column 'x', row 2: '-inf' is infinite"),
+        (["2024-01-01", "soon"], {"date": True}, r"column 'x', row 2: 'soon' is not a date such as"),
+    ],
+)
+def test_cells_that_are_no_numbers(cells: list[Any], settings: dict[str, bool], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        to_numbers(pd.Series(cells, name="x"), **settings)
+
+
+def test_stray_cells_become_missing() -> None:
+    assert np.isnan(to_numbers(pd.Series(["1", "abc"], name="x"), stray=True)).tolist() == [False, True]
+
+
+def test_words_do_not_depend_on_the_file_type() -> None:
+    """An integer column is int in one file, float beside a gap in another, and text where it was declared."""
+    as_integers = to_text(pd.Series([1, 0, 12]))
+    as_floats = to_text(pd.Series([1.0, 0.0, 12.0, np.nan]))
+    as_texts = to_text(pd.Series(["1", "0.0", "12.00"]))
+    assert as_integers.tolist() == as_floats.tolist()[:3] == as_texts.tolist() == ["1", "0", "12"]
+    assert as_floats.isna().tolist() == [False, False, False, True]
+    assert to_text(pd.Series([True, False])).tolist() == to_text(pd.Series(["TRUE", "false"])).tolist()
+    assert to_text(pd.Series(["-1.50", "1.5.0", "v1.0", "10"])).tolist() == ["-1.5", "1.5.0", "v1.0", "10"]

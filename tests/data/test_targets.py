@@ -1,0 +1,113 @@
+"""Tasks inferred from targets, and targets as codes or standardised values."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mlp_lab.data.tables import plain_columns
+from mlp_lab.data.targets import Target, check_task, fit_target, infer_task
+from mlp_lab.errors import UserError
+
+
+def _frame(**columns: list[Any]) -> pd.DataFrame:
+    return plain_columns(pd.DataFrame(columns))
+
+
+CASES: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "two words": ({"y": ["no", "yes", "no"]}, "binary"),
+    "three words": ({"y": ["a", "b", "c"]}, "multiclass"),
+    "booleans": ({"y": [True, False]}, "binary"),
+    "zero and one": ({"y": [0, 1, 1]}, "binary"),
+    "zero and one beside a gap": ({"y": [0, 1, None]}, "binary"),
+    "few whole numbers": ({"y": list(range(20)) * 2}, "multiclass"),
+    "many whole numbers": ({"y": list(range(21)) * 2}, "regression"),
+    "fractions": ({"y": [0.0, 0.5, 1.0]}, "regression"),
+    "several labels": ({"a": [0, 1], "b": [True, False], "c": [1.0, 0.0]}, "multilabel"),
+    "several numbers": ({"a": [0, 1], "b": [0.5, 2.0]}, "regression"),
+}
+
+
+@pytest.mark.parametrize(("columns", "task"), list(CASES.values()), ids=list(CASES))
+def test_inferred_task(columns: dict[str, list[Any]], task: str) -> None:
+    assert infer_task(_frame(**columns)) == task
+
+
+def test_classes_are_sorted_as_numbers_or_words() -> None:
+    numbers = fit_target(_frame(y=[10, 9, 2, 10]), ["y"], "multiclass")
+    assert (numbers.classes, numbers.counts) == (("2", "9", "10"), (1, 1, 2))
+    words = fit_target(_frame(y=["b", "a", "10", "9"]), ["y"], "multiclass")
+    assert words.classes == ("10", "9", "a", "b")
+
+
+def test_codes_do_not_depend_on_the_type_of_the_column() -> None:
+    target = fit_target(_frame(y=[0, 1, 1]), ["y"], "binary")
+    for cells in ([1, 0], [1.0, 0.0], ["1", "0"], ["1.0", "0.0"]):
+        codes = target.encode(_frame(y=cells))
+        assert codes.dtype == torch.int64
+        assert codes.tolist() == [1, 0]
+
+
+def test_regression_targets_are_standardised_and_come_back() -> None:
+    frame = _frame(a=[1.0, 2.0, 6.0], b=[1e6, 2e6, 4e6])
+    target = fit_target(frame, ["a", "b"], "regression")
+    encoded = target.encode(frame)
+    assert encoded.dtype == torch.float32
+    np.testing.assert_allclose(encoded.double().mean(dim=0), 0, atol=1e-6)  # float32
+    np.testing.assert_allclose(encoded.double().std(dim=0, correction=0), 1, rtol=1e-6)
+    restored = encoded.double().numpy() * np.array(target.std) + np.array(target.mean)
+    np.testing.assert_allclose(restored, frame.to_numpy(), rtol=1e-6)
+
+
+def test_labels_are_zero_or_one() -> None:
+    frame = _frame(a=[0, 1, 1], b=["true", "false", "true"])
+    target = fit_target(frame, ["a", "b"], "multilabel")
+    assert target.encode(frame).tolist() == [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    assert (target.classes, target.counts) == (("a", "b"), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "words"),
+    [
+        ({"y": [1, 1, 1]}, "multiclass", "'y' is 1 in every training row; there is nothing to predict"),
+        ({"y": [2.5, 2.5]}, "regression", "'y' is 2.5 in every training row"),
+        ({"y": [0.5, 1.5], "z": [3.0, 3.0]}, "regression", "'z' is 3.0 in every training row"),
+        ({"y": ["a", "b", "c"]}, "binary", "needs two classes, 'y' has 3 (a, b, c); use multiclass"),
+        ({"y": ["1", "high"]}, "regression", "column 'y', row 2: 'high' is not a number"),
+        ({"y": [0.5, np.inf]}, "regression", "column 'y', row 2: inf is infinite"),
+        ({"y": [0, 1], "z": [0, 1]}, "binary", "has one target column, data.target names 2 (y, z)"),
+        ({"y": [0, 1], "z": [0, 2]}, "multilabel", "'z' holds '2', a multilabel target is 0 or 1"),
+        ({"y": [1.0, None, None]}, "regression", "'y' is missing in 2 of 3 rows, first in row 2"),
+        ({"y": ["a", "b", None]}, "binary", "data.drop_missing_target: true"),
+    ],
+)
+def test_targets_that_do_not_fit(columns: dict[str, list[Any]], task: Any, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fit_target(_frame(**columns), list(columns), task)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_training_never_saw_is_refused() -> None:
+    target = fit_target(_frame(y=["a", "b"]), ["y"], "binary")
+    with pytest.raises(UserError, match=r"'y' is 'c' in row 2, which no training row is; the classes are a, b"):
+        target.encode(_frame(y=["a", "c"]))
+
+
+def test_an_unknown_task_is_refused() -> None:
+    check_task("auto")
+    with pytest.raises(UserError, match=r"data\.task: 'regresion' is unknown \(did you mean 'regression'\?\)"):
+        check_task("regresion")
+
+
+def test_the_state_survives_a_checkpoint() -> None:
+    target = fit_target(_frame(y=[0.5, 1.5, 4.0]), ["y"], "regression")
+    buffer = io.BytesIO()
+    torch.save(target.to_state(), buffer)
+    buffer.seek(0)
+    assert Target.from_state(torch.load(buffer, weights_only=True)) == target

@@ -19,6 +19,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import PARTS, TEST, TRAIN, split_rows
 from mlp_lab.errors import UserError, unknown
 
+UNCHANGED = Augmentation()
 DatasetName = Literal["mnist", "fashion", "kmnist", "qmnist", "emnist-letters", "emnist-balanced", "emnist-digits"]
 
 
@@ -32,7 +33,7 @@ class MNISTDataModule(TensorDataModule):
         root: str | None = None,
         val_fraction: float = 0.1,
         normalize: bool = True,
-        augment: Augmentation | None = None,
+        augment: Augmentation = UNCHANGED,
         download: bool = True,
         batch_size: int = 128,
         eval_batch_size: int = 4096,
@@ -49,7 +50,7 @@ class MNISTDataModule(TensorDataModule):
             val_fraction: Share of the published training images kept for validation, 0 to below 1, stratified.
             normalize: Subtract the mean and divide by the standard deviation of the training pixels; else pixels are
                 in [0, 1].
-            augment: Distortions of training batches; none by default.
+            augment: How far training images are distorted, anew in each batch; not at all by default.
             download: Download the files where they are absent.
             batch_size: Rows of a training batch over all processes, >= 1.
             eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
@@ -68,7 +69,7 @@ class MNISTDataModule(TensorDataModule):
         self.root = Path(root or os.environ.get("MLP_LAB_DATA") or "data")
         self.val_fraction = val_fraction
         self.normalize = normalize
-        self.augment = augment or Augmentation()
+        self.augment = augment
         self.download = download
 
     def _load(self) -> Loaded:

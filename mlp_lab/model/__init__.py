@@ -1,1 +1,1 @@
-"""The multilayer perceptron and its registries."""
+"""The multilayer perceptron, its registries, and the tasks that it learns."""

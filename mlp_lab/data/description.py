@@ -57,7 +57,7 @@ def _parts(description: Description) -> Iterator[RenderableType]:
         yield _line("data", f"{description.label}: images of {height} × {width} pixels")
     else:
         kinds = _counted([column.kind for column in description.columns])
-        yield _line("data", f"{description.label}: {len(description.columns)} columns: {kinds}")
+        yield _line("data", f"{description.label}, feature columns: {kinds}")
         yield _columns_table(description.columns)
     if spec.numeric:
         yield _line("scaling", f"{description.scaling}: {SCALINGS[description.scaling].words}")
@@ -109,7 +109,9 @@ def duplicate_words(duplicates: Duplicates) -> str:
 def _columns_table(columns: Sequence[Column]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     shown = columns[:MOST_ROWS]
-    table.add_column("column", no_wrap=True, overflow="ellipsis", width=min(28, max(len(item.name) for item in shown)))
+    table.add_column(
+        "column", no_wrap=True, overflow="ellipsis", width=max(6, *(min(28, len(item.name)) for item in shown))
+    )
     table.add_column("kind", no_wrap=True, width=11)
     table.add_column("missing", justify="right", no_wrap=True, width=7)
     table.add_column("distinct", justify="right", no_wrap=True, width=8)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from mlp_lab.data.spec import TaskName
-from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, read_table
+from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, plain_columns, read_table
 from mlp_lab.errors import UserError, unknown
 
 
@@ -77,6 +77,19 @@ class Source:
     """Shortened SHA-256 of each."""
     named: NamedTable | None = None
     """The record of a named table."""
+
+    def joined(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Returns these columns of all rows; the rows of each table keep their own numbers.
+
+        Raises:
+            UserError: If a table lacks one of them.
+        """
+        for key, frame in zip(("data.path", "data.test_path"), self.frames, strict=False):
+            absent = [name for name in columns if name not in frame.columns]
+            if absent:
+                raise UserError(f"{key}: the table lacks column(s) {', '.join(map(repr, absent))}")
+        tables = [frame[list(columns)] for frame in self.frames]
+        return tables[0] if len(tables) == 1 else plain_columns(pd.concat(tables))
 
 
 def read_source(

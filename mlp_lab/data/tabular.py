@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from mlp_lab.data.splits import (
     split_from_column,
     split_rows,
 )
-from mlp_lab.data.tables import MISSING_VALUES, plain_columns
+from mlp_lab.data.tables import MISSING_VALUES
 from mlp_lab.data.targets import Target, check_present, check_task, fit_target, infer_task
 from mlp_lab.errors import UserError, unknown
 
@@ -49,8 +49,8 @@ class TabularDataModule(TensorDataModule):
         categorical: Columns that are categories, whatever they look like.
         missing_values: Cells that mean 'missing' (empty and blank ones always do); by default ?, NA, NaN, null ...
         drop_missing_target: Leave out rows without a target instead of refusing them.
-        split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. With
-            `test_path` the first two share its rows' remainder.
+        split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. Where a file
+            holds the test rows, the table is divided in the proportion of the first two.
         split_column: Column that says train, val or test of each row, instead of shares.
         test_path: File with the test rows; `adult` has its own.
         scaling: Of numeric columns: standard, robust, smooth, quantile, minmax or none.
@@ -145,7 +145,7 @@ class TabularDataModule(TensorDataModule):
             categorical=self.categorical,
             split_column=self.split_column,
         )
-        frame = _joined(source, [name for name in roles.features if name not in roles.drop], roles.target)
+        frame = source.joined([*(name for name in roles.features if name not in roles.drop), *roles.target])
         task, codes = self._split(frame, source, roles)
         train = _rows(frame, codes, TRAIN)
         target = fit_target(train, roles.target, task)
@@ -179,6 +179,8 @@ class TabularDataModule(TensorDataModule):
         if not self.drop_missing_target:
             check_present(frame, roles.target)
         usable = frame[list(roles.target)].notna().all(axis=1).to_numpy()  # (N,)
+        if not usable.any():
+            raise UserError(f"data.target: no row of {source.label} has a value in {', '.join(roles.target)}")
         table = source.frames[0]
         codes = np.full(len(frame), TEST, dtype=np.uint8)
         open_rows = np.flatnonzero(usable & (np.arange(len(frame)) < len(table)))  # rows that ratios may split
@@ -195,7 +197,7 @@ class TabularDataModule(TensorDataModule):
 
     def _task(self, rows: pd.DataFrame, source: Source, roles: Roles) -> TaskName:
         if self.task != "auto":
-            return self.task  # type: ignore[return-value]  # checked in __init__
+            return cast(TaskName, self.task)  # checked in __init__
         if source.named and roles.target == (source.named.target,):
             return source.named.task
         return infer_task(rows[list(roles.target)])
@@ -243,9 +245,9 @@ class TabularDataModule(TensorDataModule):
         known = dict(zip(state["files"], state["split"].split(state["file_rows"]), strict=True))
         new = [index for index, fingerprint in enumerate(source.fingerprints) if fingerprint not in known]
         if not new:
-            features = (*preprocessor.numeric, *preprocessor.categorical)
+            frame = source.joined([*preprocessor.numeric, *preprocessor.categorical, *target.columns])
             codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
-            parts = _parts(_joined(source, features, target.columns), codes, preprocessor, target)
+            parts = _parts(frame, codes, preprocessor, target)
         else:
             parts = self._serve(source.frames[new[0]], preprocessor, target)
         if self.verbose:
@@ -272,18 +274,6 @@ def _shares(split: Sequence[float], files: int) -> tuple[float, float, float]:
     """Returns the ratios of the first file's rows; where a second file holds the test rows, train and val share it."""
     train, val, test = split
     return (train, val, test) if files == 1 else (train / (train + val), val / (train + val), 0.0)
-
-
-def _joined(source: Source, features: Sequence[str], target: Sequence[str]) -> pd.DataFrame:
-    """Returns the rows of all files with these columns; each file's rows keep their own numbers."""
-    names = [*features, *target]
-    for key, frame in zip(("data.path", "data.test_path"), source.frames, strict=False):
-        absent = [name for name in names if name not in frame.columns]
-        if absent:
-            raise UserError(f"{key}: the table lacks column(s) {', '.join(map(repr, absent))}")
-    if len(source.frames) == 1:
-        return source.frames[0][names]
-    return plain_columns(pd.concat([frame[names] for frame in source.frames]))
 
 
 def _rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:

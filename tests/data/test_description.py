@@ -47,7 +47,7 @@ def test_the_page_says_it_all() -> None:
     ]
     page = " ".join(_page(_describe(columns, unused=7), width=200).split())
     for words in (
-        "people.csv: 2 columns: 1 numeric, 1 dropped",
+        "people.csv, feature columns: 1 numeric, 1 dropped",
         "age numeric 1,234 70 17 … 90",
         "id dropped an identifier: nearly all distinct",
         "robust: zero median",

@@ -61,6 +61,18 @@ def test_a_public_table_is_read_with_its_test_file(tmp_path: Path) -> None:
     assert len(set(source.fingerprints)) == 2
 
 
+def test_joined_rows_keep_their_numbers_and_become_plain(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("n,w,x\n1,2,0\n3,4,0\n")
+    (tmp_path / "b.csv").write_text("w,n\nword,5\n")
+    source = read_source(path=str(tmp_path / "a.csv"), test_path=str(tmp_path / "b.csv"))
+    frame = source.joined(["n", "w"])
+    assert frame.index.tolist() == [0, 1, 0]
+    assert frame["n"].tolist() == [1, 3, 5]
+    assert frame["w"].tolist() == ["2", "4", "word"]
+    with pytest.raises(UserError, match=r"data\.test_path: the table lacks column\(s\) 'x'"):
+        source.joined(["n", "x"])
+
+
 def test_an_absent_table_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

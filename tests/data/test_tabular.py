@@ -282,6 +282,7 @@ MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "constant target": (_changed(kind="a"), {}, "data.target: 'kind' is a in every training row"),
     "class with one row": (_lonely(), {}, "class 'alone' has one row"),
     "gap in the target": (_changed(price=[None, *range(199)]), {"target": "price"}, "in 1 of 200 rows, first in row 1"),
+    "no target at all": (_changed(price=np.nan), {"target": "price", "drop_missing_target": True}, "no row of"),
     "text target in regression": (_table(), {"task": "regression"}, "is not a number"),
     "binary with three classes": (_table(), {"task": "binary"}, "'kind' has 3 (a, b, c); use multiclass"),
     "target dropped too": (_table(), {"drop": ["kind"]}, "data.drop: 'kind' is already in data.target"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,7 @@ class TensorDataModule(LightningDataModule):
                 f"data.batch_size: {self.batch_size} is larger than the {part.rows} training rows; "
                 f"{part.rows} trains on all rows at once"
             )
-        if (trainer := self.trainer) is None:
-            return self._loader(part, batch_size=self.batch_size, shuffle=True, drop_last=self.drop_last)
-        return self._loader(
-            part,
-            batch_size=self.batch_size,
-            shuffle=True,
-            drop_last=self.drop_last,
-            reshuffle=not getattr(trainer, "overfit_batches", 0),
-            start_epoch=_epochs_done(trainer),
-            progress=lambda: _epoch_progress(trainer),
-        )
+        return self._loader(part, batch_size=self.batch_size, training=True)
 
     def val_dataloader(self) -> TensorLoader:
         """Returns the validation rows in their own order."""
@@ -190,32 +181,27 @@ class TensorDataModule(LightningDataModule):
         name = "predict" if "predict" in self.loaded.parts else "test"
         return self._loader(self.part(name), batch_size=self.eval_batch_size)
 
-    def _loader(
-        self,
-        part: Part,
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        reshuffle: bool = True,
-        start_epoch: int = 0,
-        progress: Callable[[], tuple[int, float]] | None = None,
-    ) -> TensorLoader:
-        trainer = self.trainer
-        return TensorLoader(
+    def _loader(self, part: Part, *, batch_size: int, training: bool = False) -> TensorLoader:
+        build = partial(
+            TensorLoader,
             part.numeric,
             part.categorical,
             part.target,
             batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            reshuffle=reshuffle,
+            shuffle=training,
+            drop_last=training and self.drop_last,
             seed=self.resolved_seed,
-            start_epoch=start_epoch,
-            progress=progress,
-            rank=0 if trainer is None else trainer.global_rank,
-            world_size=1 if trainer is None else trainer.world_size,
-            device=None if trainer is None else trainer.strategy.root_device,
+        )
+        if (trainer := self.trainer) is None:
+            return build()
+        device = trainer.strategy.root_device
+        build = partial(build, rank=trainer.global_rank, world_size=trainer.world_size, device=device)
+        if not training:
+            return build()
+        return build(
+            reshuffle=not getattr(trainer, "overfit_batches", 0),
+            start_epoch=_epochs_done(trainer),
+            progress=lambda: _epoch_progress(trainer),
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:

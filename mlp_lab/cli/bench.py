@@ -12,6 +12,7 @@ import lightning as L
 import yaml
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from mlp_lab.cli.parser import BenchParser, config_first
 from mlp_lab.cli.results import report_fit, report_scores, write_predictions
@@ -122,16 +123,30 @@ class BenchCLI(LightningCLI):
             settings["enable_progress_bar"] = False
         if self.directory is not None:
             settings["default_root_dir"] = str(self.directory.path)
-        return self._instantiate_trainer(settings, callbacks)
+        try:
+            return self._instantiate_trainer(settings, callbacks)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what would only fail once the data is read."""
+        config = self._get_config()
+        path = config.get("ckpt_path")
+        if path and not Path(path).is_file():
+            raise UserError(
+                f"ckpt_path: there is no file {path}; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt"
+            )
+        clip = config.trainer.gradient_clip_val
+        if clip is not None and clip < 0:
+            raise UserError(f"trainer.gradient_clip_val: {clip} is negative; use a positive norm, or null")
 
     def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
         config = self.resolved_config()
         run = self.invocation.run
+        run_config = self._get(self.config_init, "run")
         if run is None:
-            run_config = self._get(self.config_init, "run")
-            run = RunDirectory.create(run_config.name, run_config.dir)
-        else:
-            run.share()
+            run = RunDirectory.plan(run_config.name, run_config.dir)
+        run.share()
         self.directory = run
         self.metrics_csv = metrics = MetricsCSV(run.metrics)
         if self.invocation.resumed and not run.last.exists():
@@ -148,7 +163,14 @@ class BenchCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
         return [
-            RunRecord(run, metrics, yaml.safe_dump(config, sort_keys=False), facts, resumed=self.invocation.resumed),
+            RunRecord(
+                run,
+                metrics,
+                yaml.safe_dump(config, sort_keys=False),
+                facts,
+                resumed=self.invocation.resumed,
+                latest=run_config.dir is None,
+            ),
             RandomState(),
             stop,
             BestCheckpoint(run.best, stop.monitor),
@@ -156,7 +178,7 @@ class BenchCLI(LightningCLI):
         ]
 
     def resolved_config(self) -> dict[str, Any]:
-        """Returns the whole configuration in plain types, with absolute data paths and without the run's own directory."""
+        """Returns the whole configuration in plain types: absolute data paths, no run directory."""
         text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False, format="yaml")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
         config["run"].pop("dir", None)
@@ -198,15 +220,18 @@ class BenchCLI(LightningCLI):
         self._measure("test", kwargs)
 
     def _measure(self, stage: str, kwargs: dict[str, Any]) -> None:
-        scores = getattr(self.trainer, stage)(**kwargs, verbose=False)[0]
+        getattr(self.trainer, stage)(**(kwargs | {"verbose": False}))
+        scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         if self.trainer.is_global_zero:
             report_scores(self.directory, cast(TensorDataModule, self.datamodule), stage, scores)
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run's directory, or here without a run."""
         if self.trainer.world_size > 1:
-            raise UserError(f"trainer.devices: {self.trainer.world_size} processes cannot predict; use --trainer.devices 1")
-        logits = self.trainer.predict(**kwargs)
+            raise UserError(
+                f"trainer.devices: {self.trainer.world_size} processes cannot predict; use --trainer.devices 1"
+            )
+        logits = cast(list[Tensor], self.trainer.predict(**kwargs))
         directory = self.directory.path if self.directory else Path.cwd()
         write_predictions(directory / "predictions.csv", cast(TensorDataModule, self.datamodule), logits)
 
@@ -218,7 +243,7 @@ def _loggers(setting: Any) -> list[Logger]:
 
 
 def _run_id(path: Path) -> str:
-    """Returns the run's stable id: its name and time, `digits-20260102-030405-1a2b`, or the directory's own name and a time."""
+    """Returns a run's stable id: its name and time, such as `digits-20260102-030405-1a2b`."""
     from datetime import datetime
     from secrets import token_hex
 

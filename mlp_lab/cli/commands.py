@@ -15,7 +15,9 @@ FOREIGN_WARNINGS = (
     r".*LightningCLI's args parameter is intended.*",
     r".*does not have many workers.*",
     r".*Starting from v1\.9\.0, `tensorboardX`.*",
-    r".*`LeafSpec.*is deprecated.*",
+    r".*LeafSpec.*is deprecated.*",
+    r".*is smaller than the logging interval.*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
     r".*jsonargparse.*deprecat.*",
 )
 

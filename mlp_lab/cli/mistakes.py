@@ -47,7 +47,9 @@ def _architecture(text: str) -> str:
         what = f"{match[1]} has shape {match[2]} in the checkpoint and {match[3]} in this config's model"
     else:
         match = re.search(r"(Missing|Unexpected) key\(s\) in state_dict: \"([\w.]+)\"", text)
-        what = f"{match[2]} is {match[1].lower()} in the checkpoint" if match else "its weights have other names or shapes"
+        what = (
+            f"{match[2]} is {match[1].lower()} in the checkpoint" if match else "its weights have other names or shapes"
+        )
     return f"ckpt_path: the checkpoint is of another architecture ({what}); use the run's own config (--run RUN_DIR)"
 
 

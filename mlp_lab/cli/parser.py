@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mlp_lab.errors import UserError, nearest
+from mlp_lab.cli.explain import explain
+from mlp_lab.errors import UserError
 
 
 class BenchParser(LightningArgumentParser):
@@ -53,45 +52,3 @@ def config_first(arguments: Sequence[str]) -> list[str]:
             others.append(word)
     command = others[:1] if others and not others[0].startswith("-") else []
     return [*command, *configs, *others[len(command) :]]
-
-
-_UNKNOWN = (
-    re.compile(r"[Uu]nrecognized arguments?: (?P<keys>--.+)"),
-    re.compile(r"Key ['\"](?P<key>[\w.]+)['\"] is not expected"),
-    re.compile(r"[Nn]o action for key ['\"](?P<key>[\w.]+)['\"]"),
-    re.compile(r"[Dd]oes not accept nested key ['\"](?P<key>[\w.]+)['\"]"),
-    re.compile(r"Group ['\"](?P<group>[\w.]+)['\"] does not accept nested key ['\"](?P<key>[\w.]+)['\"]"),
-)
-
-
-def explain(message: str, keys: Iterable[str]) -> str:
-    """Puts a parser's message into one line.
-
-    Args:
-        message: What jsonargparse says, often a tree of attempts over several lines.
-        keys: Every key of the parser, to suggest the nearest from.
-    """
-    flat = " ".join(message.split())
-    for pattern in _UNKNOWN:
-        match = pattern.search(flat)
-        if match:
-            key = match.groupdict().get("key") or match["keys"].split()[0].lstrip("-").split("=")[0]
-            return _unknown_key(key, keys)
-    return _shortened(flat)
-
-
-def _unknown_key(key: str, keys: Iterable[str]) -> str:
-    known = list(keys)
-    guess = nearest(key, known) or nearest(key.rsplit(".", 1)[-1], [name.rsplit(".", 1)[-1] for name in known])
-    if guess and guess not in known:
-        guess = next(name for name in known if name.rsplit(".", 1)[-1] == guess)
-    return f"{key}: no such key" + (f"; did you mean {guess}?" if guess else "; `fit --help` lists the keys")
-
-
-def _shortened(flat: str) -> str:
-    return flat
-
-
-def get(config: Namespace, key: str) -> Any:
-    """Returns a nested value, or None where a part of the key is missing."""
-    return config.get(key)

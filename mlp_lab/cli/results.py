@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -27,7 +26,10 @@ from mlp_lab.training.tracking import RunDirectory, write_text
 
 def report_fit(run: RunDirectory, trainer: L.Trainer, best: BestCheckpoint) -> None:
     """Prints the best epoch's validation scores and how fast the training was."""
-    table = Table(title=f"best of {trainer.current_epoch} epochs" if best.epoch >= 0 else "no validation ran", title_justify="left")
+    table = Table(
+        title=f"best of {trainer.current_epoch} epochs" if best.epoch >= 0 else "no validation ran",
+        title_justify="left",
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     if best.epoch >= 0:
@@ -40,9 +42,7 @@ def report_fit(run: RunDirectory, trainer: L.Trainer, best: BestCheckpoint) -> N
     Console(highlight=False).print(table)
 
 
-def report_scores(
-    run: RunDirectory | None, data: TensorDataModule, stage: str, scores: Mapping[str, float]
-) -> None:
+def report_scores(run: RunDirectory | None, data: TensorDataModule, stage: str, scores: Mapping[str, float]) -> None:
     """Prints a stage's scores; for `test` also writes `test.json` and notes the read in `provenance.json`."""
     rows = data.part("val" if stage == "validate" else "test").rows
     table = Table(title=f"{stage}: {rows:,} rows", title_justify="left")
@@ -53,17 +53,22 @@ def report_scores(
     Console(highlight=False).print(table)
     if run is None or stage != "test":
         return
-    record = {**scores, "rows": rows, "data": data.source_fingerprint, "checkpoint": _epoch_of(run)}
+    record = {**scores, "rows": rows, "data": data.fingerprint, "checkpoint": _epoch_of(run)}
     write_text(run.test, json.dumps(record, indent=2) + "\n")
     values = run.read_provenance()
     values.setdefault("test_reads", []).append(
-        {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": "test", "rows": rows, "scores": dict(scores)}
+        {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "test",
+            "rows": rows,
+            "scores": dict(scores),
+        }
     )
     run.write_provenance(values)
 
 
 def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tensor]) -> None:
-    """Writes one line a row: its number in the source, the prediction, and probabilities or values in the target's unit.
+    """Writes one line a row: its number in the source (from 0), and what `prediction_table` says of it.
 
     Args:
         path: The CSV file.
@@ -91,22 +96,15 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
 
 def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
     """Turns logits (N, C) into named columns: class names with probabilities, or values in the target's own unit."""
-    columns: dict[str, Any] = {}
     if spec.task == "regression":
-        values = logits * torch.tensor(spec.target_std) + torch.tensor(spec.target_mean)
-        columns = {name: values[:, index].numpy() for index, name in enumerate(spec.targets)}
-        return pd.DataFrame(columns)
-    shares = probabilities(spec.task, logits)
+        values = logits * logits.new_tensor(spec.target_std) + logits.new_tensor(spec.target_mean)  # (N, T)
+        return pd.DataFrame({name: values[:, index].numpy() for index, name in enumerate(spec.targets)})
+    shares = probabilities(spec.task, logits)  # (N, C)
+    columns = {f"p({name})": shares[:, index].numpy() for index, name in enumerate(spec.classes)}
     if spec.task == "multilabel":
-        for index, name in enumerate(spec.classes):
-            columns[name] = (shares[:, index] >= 0.5).long().numpy()
-        return pd.DataFrame(columns | {f"p({n})": shares[:, i].numpy() for i, n in enumerate(spec.classes)})
-    if spec.task == "binary":
-        positive = shares.flatten()
-        shares = torch.stack([1 - positive, positive], dim=1)
-    best = shares.argmax(dim=1)
-    columns["prediction"] = [spec.classes[index] for index in best.tolist()]
-    return pd.DataFrame(columns | {f"p({name})": shares[:, i].numpy() for i, name in enumerate(spec.classes)})
+        labels = {name: (shares[:, index] >= 0.5).long().numpy() for index, name in enumerate(spec.classes)}
+        return pd.DataFrame(labels | columns)
+    return pd.DataFrame({"prediction": [spec.classes[code] for code in shares.argmax(1).tolist()]} | columns)
 
 
 def _epoch_of(run: RunDirectory) -> str:

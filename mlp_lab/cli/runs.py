@@ -28,7 +28,7 @@ class Invocation:
 
 
 def expand(command: str, arguments: Sequence[str]) -> Invocation:
-    """Rewrites `--resume RUN_DIR` (fit) and `--run RUN_DIR` (the others) into the run's config, checkpoint and directory.
+    """Rewrites `--resume RUN_DIR` (fit) and `--run RUN_DIR` (the others) into config, checkpoint and directory.
 
     Raises:
         UserError: The directory holds no run, or no checkpoint.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mlp_lab.model.mlp import MLP
+from mlp_lab.model.mlp import MLP, Block
 
 if TYPE_CHECKING:
     from mlp_lab.cli.bench import BenchCLI
@@ -36,10 +37,10 @@ def layer_rows(mlp: MLP) -> list[LayerRow]:
     first = mlp.linears[0].in_features
     if mlp.encoder is not None:
         rows.append(LayerRow("encoder", type(mlp.encoder).__name__, f"(B, {first})", _count(mlp.encoder), 0))
-    for index, block in enumerate(mlp.blocks, start=1):
+    for index, block in enumerate(cast(Iterable[Block], mlp.blocks), start=1):
         parts = [f"linear {block.linear.in_features}→{block.linear.out_features}"]
         parts += [name for name in (_norm_name(block.norm), type(block.activation).__name__) if name]
-        parts += [f"dropout {block.dropout.p}"] if block.dropout is not None else []
+        parts += [f"dropout {block.dropout.p:g}"] if block.dropout is not None else []
         parts += ["+ skip"] if block.skip else []
         shape = f"(B, {block.linear.out_features})"
         rows.append(LayerRow(f"hidden {index}", ", ".join(parts), shape, _count(block), _flops(block.linear)))
@@ -65,17 +66,13 @@ def show_summary(cli: BenchCLI) -> None:
         table.add_row(row.name, row.kind, row.shape, f"{row.parameters:,}", f"{row.flops:,}")
     console = Console(highlight=False)
     console.print(table)
-    copies = COPIES[cli.model.optimizer_config.name]
-    batch = data.batch_size
-    activations = BYTES * batch * (sum(3 * width for width in mlp.widths) + mlp.linears[0].in_features)
-    spec = data.spec
-    console.print(f"task: {spec.task}, {spec.out_features} output{'s' * (spec.out_features > 1)}, loss: {cli.model.train_loss}")
-    console.print(f"rows: {spec.rows[0]:,} training, {spec.rows[1]:,} validation, {spec.rows[2]:,} test")
-    console.print(
-        f"memory: {_mega(BYTES * parameters * copies)} for weights, gradients and {cli.model.optimizer_config.name}'s state, "
-        f"about {_mega(activations)} for activations at batch {batch}"
-    )
-    console.print(f"one training step: about {3 * flops * batch / 1e6:,.1f} MFLOP (forward, and twice that backward)")
+    name, spec, batch = cli.model.optimizer_config.name, data.spec, data.batch_size
+    states = _mega(BYTES * parameters * COPIES[name])
+    activations = _mega(BYTES * batch * (sum(3 * width for width in mlp.widths) + mlp.linears[0].in_features))
+    console.print(f"task    {spec.task}, loss {cli.model.train_loss.loss.name}")
+    console.print(f"memory  {states} for weights, gradients and the state of {name}")
+    console.print(f"        about {activations} for activations at batch size {batch}")
+    console.print(f"step    about {3 * flops * batch / 1e6:,.1f} MFLOP: forward, and twice that backward")
 
 
 def _count(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """Checkpoints that survive anything: written whole or not at all, and enough to go on bit for bit.
 
-Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. What it leaves out is added
-here: the random generators of every process, a stop that early stopping had already decided, and a write that cannot be torn.
+Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. What it leaves out is
+added here: the random generators of every process, a stop that early stopping had decided, a write that cannot be torn.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class EarlyStop(EarlyStopping):
         self.enabled = patience > 0
 
     def _should_skip_check(self, trainer: L.Trainer) -> bool:
-        return not self.enabled or super()._should_skip_check(trainer)
+        measured = self.monitor in trainer.callback_metrics  # not before the first validation
+        return not self.enabled or not measured or super()._should_skip_check(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keeps a stop that was decided before the run was cut off."""
@@ -182,7 +183,7 @@ class RandomState(L.Callback):
 
 def _random_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
         "numpy": [torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],

@@ -1,8 +1,8 @@
 """The LightningModule: one MLP, its loss, its optimizer and its metrics.
 
-Nothing here calls `self.log` inside a step: on a small MLP that costs about as much as the step. The training loss is summed
-on the device and read once per `trainer.log_every_n_steps`; validation metrics are read once per pass. Both go to the
-loggers under the number of optimizer steps that have been taken.
+Nothing here calls `self.log` inside a step: on a small MLP that costs about as much as the step. The training loss is
+summed on the device and read once per `trainer.log_every_n_steps`; validation metrics are read once per pass. Both go
+to the loggers under the number of optimizer steps that have been taken.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import lightning as L
 import torch
 import torch.distributed
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -78,7 +79,8 @@ class MLPModule(L.LightningModule):
         class_weights: none, balanced (inverse frequency in the training rows), or a list with one weight per class.
         pos_weight: Weight of the positive class in a binary or multilabel loss; 1 weighs both alike.
         mixup: α of the Beta(α, α) that mixes pairs of rows (Zhang et al. 2018); 0 turns it off.
-        max_norm: Upper bound of each hidden unit's incoming weight norm after a step (Srivastava et al. 2014); 0 turns it off.
+        max_norm: Upper bound of the norm of each hidden unit's incoming weights (Srivastava et al. 2014); 0 turns it
+            off.
         optimizer: The optimizer and its learning rate.
         schedule: How the learning rate changes over the run.
 
@@ -168,7 +170,8 @@ class MLPModule(L.LightningModule):
         return total * (self._world_size / batch.count)
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self.train_loss(self.model(batch.numeric, batch.categorical), batch.target).sum()
+        logits = self.model(batch.numeric, batch.categorical)
+        return cast(Tensor, self.train_loss(logits, batch.target)).sum()
 
     def _mixed_loss(self, batch: Batch) -> Tensor:
         """Mixup of the encoded inputs: with the identity encoder this is mixup of the inputs themselves."""
@@ -179,31 +182,30 @@ class MLPModule(L.LightningModule):
         assert batch.target is not None
         losses = share * self.train_loss(logits, batch.target)
         losses = losses + (1 - share) * self.train_loss(logits, batch.target[other])
-        return losses.sum()
+        return cast(Tensor, losses).sum()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, then projects the weights onto the max-norm ball."""
         super().optimizer_step(*args, **kwargs)
         if self.max_norm:
-            for block in self.model.blocks:
-                block.linear.weight.data.renorm_(p=2, dim=0, maxnorm=self.max_norm)  # each unit's incoming weights
+            for linear in self.model.linears[:-1]:
+                linear.weight.data.renorm_(p=2, dim=0, maxnorm=self.max_norm)  # each unit's incoming weights
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Records the training loss every `trainer.log_every_n_steps` optimizer steps."""
+        """Records the training loss every `trainer.log_every_n_steps` optimizer steps, and at the epoch's last."""
         step = self.trainer.global_step
-        if step % self.trainer.log_every_n_steps == 0 and step != self._recorded_step:  # type: ignore[attr-defined]
+        due = step % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch  # type: ignore[attr-defined]
+        if due and step != self._recorded_step:
             self._record_training_loss(step)
 
     def on_train_epoch_end(self) -> None:
-        """Records what is left of the epoch, so that no step goes unreported, and steps a plateau schedule."""
-        if self._rows:
-            self._record_training_loss(self.trainer.global_step)
+        """Steps a plateau schedule, before the epoch's checkpoint is written."""
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and "val/loss" in self.trainer.callback_metrics:
-                config.scheduler.step(self.trainer.callback_metrics["val/loss"])  # type: ignore[call-arg, arg-type]
+                config.scheduler.step(self.trainer.callback_metrics["val/loss"])  # type: ignore[arg-type]
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps a schedule; a plateau's has stepped in `on_train_epoch_end`, before the epoch's checkpoint was written."""
+        """Steps a schedule; a plateau's has stepped in `on_train_epoch_end`."""
         if metric is None:
             scheduler.step()
 
@@ -242,7 +244,7 @@ class MLPModule(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the logits (B, C) on the CPU, in float32."""
-        return self(batch.numeric, batch.categorical).float().cpu()
+        return self.forward(batch.numeric, batch.categorical).float().cpu()
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         if len(batch.numeric) == 0:  # a rank's part of a batch smaller than the number of ranks
@@ -261,8 +263,10 @@ class MLPModule(L.LightningModule):
 
     def _report(self, stage: str) -> None:
         values = {f"{stage}/{name}": value.float() for name, value in cast(Meter, self.meters[stage]).compute().items()}
-        self.log_dict(values, logger=False, batch_size=1)  # Lightning's callbacks read it; loggers get true step numbers
-        if not self.trainer.sanity_checking and self.trainer.training or self.trainer.validating:
+        self.log_dict(
+            values, logger=False, batch_size=1
+        )  # Lightning's callbacks read it; loggers get true step numbers
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.record({name: value.item() for name, value in values.items()})
 
     # ---- state ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ MOST_SCORES = 3  # validation scores shown beside the loss
 class EpochTable(ProgressBar):
     """Shows losses, validation scores and the training throughput; costs one clock reading a step.
 
-    Throughput is rows per second of training alone, all processes together: validation, checkpoints and start-up are left out.
+    Throughput is rows per second of training alone, over all processes: without validation, checkpoints and start-up.
     """
 
     def __init__(self, console: Console | None = None) -> None:

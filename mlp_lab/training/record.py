@@ -22,17 +22,27 @@ class RunRecord(L.Callback):
         config: Text of `config.yaml`.
         facts: Values for `provenance.json` beside the ones that every run has.
         resumed: The directory already holds this run.
+        latest: Let `latest` beside the directory link to it.
     """
 
     def __init__(
-        self, run: RunDirectory, metrics: MetricsCSV, config: str, facts: Mapping[str, Any], *, resumed: bool
+        self,
+        run: RunDirectory,
+        metrics: MetricsCSV,
+        config: str,
+        facts: Mapping[str, Any],
+        *,
+        resumed: bool = False,
+        latest: bool = False,
     ) -> None:
-        self.run, self.metrics, self.config, self.facts, self.resumed = run, metrics, config, facts, resumed
+        self.run, self.metrics, self.config, self.facts = run, metrics, config, facts
+        self.resumed, self.latest = resumed, latest
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes the record's first part, on the first process only."""
         if not trainer.is_global_zero:
             return
+        self.run.make()
         data = cast(TensorDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         now = provenance(
             **self.facts,
@@ -57,7 +67,9 @@ class RunRecord(L.Callback):
         self.metrics.resume(state_dict["rows"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begins a resumed offline W&B segment with what is recorded."""
+        """Points `latest` to a run that trains, and begins a resumed offline W&B segment with what is recorded."""
+        if self.latest and trainer.is_global_zero:
+            self.run.point_latest()
         if self.resumed and self.metrics.rows:
             for logger in trainer.loggers:
                 if isinstance(logger, WandbRun):

@@ -9,6 +9,7 @@ import platform
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,11 +43,11 @@ class RunDirectory:
         self.predictions = path / "predictions.csv"
 
     @classmethod
-    def create(cls, name: str, directory: str | None) -> RunDirectory:
-        """Makes the directory of a new run: `directory`, or `runs/<name>/<time>-<4 hex>` with `runs/<name>/latest` on it.
+    def plan(cls, name: str, directory: str | None) -> RunDirectory:
+        """Names the directory of a new run, `directory` or `runs/<name>/<time>-<4 hex>`; nothing is written yet.
 
         Raises:
-            UserError: The directory already holds a run or cannot be written.
+            UserError: The directory already holds a run.
         """
         inherited = os.environ.get(RUN_DIR_VARIABLE)
         if inherited and "LOCAL_RANK" in os.environ:  # a process that rank 0 launched
@@ -56,19 +57,33 @@ class RunDirectory:
         run = cls(path.absolute())
         if run.config.exists():
             raise UserError(
-                f"run.dir: {directory} already holds a run; name another directory, or go on with `fit --resume {directory}`"
+                f"run.dir: {directory} already holds a run; name another, or go on with `fit --resume {directory}`"
             )
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.best.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"run.dir: {path} cannot be written ({error.strerror}); name a writable directory") from error
-        if not os.access(run.path, os.W_OK):
-            raise UserError(f"run.dir: {path} cannot be written (read-only); name a writable directory")
-        if not directory:
-            _point_latest(run.path)
-        run.share()
         return run
+
+    def make(self) -> None:
+        """Makes the directory.
+
+        Raises:
+            UserError: It cannot be written.
+        """
+        try:
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"run.dir: {self.path} cannot be written ({error.strerror}); name a writable directory"
+            ) from error
+
+    def point_latest(self) -> None:
+        """Lets `latest` beside the directory link to it, in one step, so that a reader never meets a missing link."""
+        temporary = self.path.parent / f".latest-{secrets.token_hex(4)}"
+        try:
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            os.replace(temporary, self.path.parent / "latest")
+        except OSError:  # a file system without links: the run is complete without one
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, directory: str, key: str) -> RunDirectory:
@@ -97,16 +112,6 @@ class RunDirectory:
         write_text(self.provenance, json.dumps(values, indent=2, default=str) + "\n")
 
 
-def _point_latest(path: Path) -> None:
-    """Lets `latest` beside `path` link to it, in one step, so that a reader never meets a missing link."""
-    temporary = path.parent / f".latest-{secrets.token_hex(4)}"
-    try:
-        temporary.symlink_to(path.name, target_is_directory=True)
-        os.replace(temporary, path.parent / "latest")
-    except OSError:  # a file system without links: the run is complete without one
-        temporary.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
     partial = path.with_name(f".{path.name}.partial")
@@ -128,7 +133,7 @@ def provenance(**values: Any) -> dict[str, Any]:
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Returns the commit of the checkout that holds `directory` and whether it has changes; None outside a checkout."""
+    """Returns the commit of the checkout around `directory` and whether it has changes; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(directory), *arguments]

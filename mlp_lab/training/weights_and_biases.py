@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
@@ -23,9 +23,9 @@ HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")
 class WandbRun(WandbLogger):
     """Logs a run to Weights & Biases under a stable id, online or offline (`WANDB_MODE=offline`).
 
-    Give it as `trainer.logger` (`configs/wandb.yaml` does); the command line attaches the run directory, the resolved
-    configuration and the rows of `metrics.csv`. A resumed online run goes on under its id. Offline, W&B cannot append to a
-    run, so a resumed run writes a second segment under the same id that begins with the rows recorded so far.
+    Give it as `trainer.logger` (`configs/wandb.yaml` does); the command line attaches the run directory and the
+    resolved configuration. A resumed online run goes on under its id. Offline, W&B cannot append to a run, so a resumed
+    run writes a second segment under the same id that begins with the rows of `metrics.csv`.
 
     Args:
         project: The W&B project.
@@ -89,6 +89,7 @@ class WandbRun(WandbLogger):
     def _start(self) -> Run:
         import wandb
 
+        Path(self.settings.get("dir", ".")).mkdir(parents=True, exist_ok=True)
         try:
             run = wandb.init(**self.settings, resume=None if _offline() else "allow", config=self._config)
         except wandb.errors.Error as error:

@@ -107,7 +107,7 @@ def test_critical_signal_stays_at_the_fixed_point_in_a_deep_network(activation):
 
 
 def test_critical_sigmoid_is_tanh_in_disguise():
-    """The same draws give a sigmoid network the logits of the tanh network, up to the affine map σ(z) = ½+½·tanh(z/2)."""
+    """The same draws give a sigmoid network the logits of the tanh network: σ(z) = ½ + ½·tanh(z/2)."""
     networks = []
     for activation in ("sigmoid", "tanh"):
         torch.manual_seed(0)

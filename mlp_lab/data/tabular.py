@@ -14,19 +14,12 @@ from torch import Tensor
 from mlp_lab.data.columns import Column, infer_columns
 from mlp_lab.data.description import Description, print_description, print_fitted
 from mlp_lab.data.module import Loaded, Part, TensorDataModule
-from mlp_lab.data.preprocessing import SCALINGS, Preprocessor, quantile_edges
+from mlp_lab.data.parts import describe_parts, row_ids, split_parts, take_rows
+from mlp_lab.data.preprocessing import SCALINGS, Preprocessor
 from mlp_lab.data.roles import Roles
-from mlp_lab.data.sources import Source, read_source
+from mlp_lab.data.sources import NAMED_TABLES, Source, data_root, read_source
 from mlp_lab.data.spec import DataSpec, TaskName
-from mlp_lab.data.splits import (
-    PARTS,
-    TEST,
-    TRAIN,
-    check_ratios,
-    count_duplicates,
-    split_from_column,
-    split_rows,
-)
+from mlp_lab.data.splits import TEST, TRAIN, check_ratios, count_duplicates, split_from_column, split_rows
 from mlp_lab.data.tables import MISSING_VALUES
 from mlp_lab.data.targets import Target, check_present, check_task, fit_target, infer_task
 from mlp_lab.errors import UserError, unknown
@@ -99,7 +92,9 @@ class TabularDataModule(TensorDataModule):
             raise UserError(f"data.bins: {bins} must be 1 or more")
         if path and dataset and not fitted:
             raise UserError(f"data.dataset: {dataset!r} and data.path: {path!r} are both given; leave one out")
-        self.path, self.dataset, self.test_path, self.root = path, dataset, test_path, root
+        self.path, self.dataset, self.test_path = path, dataset, test_path
+        record = NAMED_TABLES.get(dataset or "")
+        self.root = root if record is None or record.bundled else str(data_root(root))
         self.target = [target] if target is not None and not isinstance(target, list) else target
         self.task = task
         self.drop, self.numeric, self.categorical = drop or [], numeric or [], categorical or []
@@ -147,7 +142,7 @@ class TabularDataModule(TensorDataModule):
         )
         frame = source.joined([*(name for name in roles.features if name not in roles.drop), *roles.target])
         task, codes = self._split(frame, source, roles)
-        train = _rows(frame, codes, TRAIN)
+        train = take_rows(frame, codes, TRAIN)
         target = fit_target(train, roles.target, task)
         columns = infer_columns(
             train.drop(columns=list(roles.target)),
@@ -158,8 +153,8 @@ class TabularDataModule(TensorDataModule):
         preprocessor = Preprocessor.fit(train, columns, scaling=self.scaling)
         if not preprocessor.numeric_features and not preprocessor.categorical:
             raise UserError(f"data.path: {source.label} has no column to predict {', '.join(roles.target)} from")
-        parts = _parts(frame, codes, preprocessor, target)
-        spec = _spec(source, preprocessor, target, parts, self.bins)
+        parts = split_parts(frame, codes, preprocessor, target)
+        spec = describe_parts(source, preprocessor, target, parts, self.bins)
         if self.verbose:
             self._describe(source, roles, spec, columns, frame, codes)
         state = {
@@ -187,7 +182,7 @@ class TabularDataModule(TensorDataModule):
         if self.split_column is not None:
             given = split_from_column(table[self.split_column].tolist(), column=self.split_column)
             codes[: len(table)] = given.numpy()
-            task = self._task(_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN), source, roles)
+            task = self._task(take_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN), source, roles)
         else:
             basis = frame.iloc[open_rows]
             task = self._task(basis, source, roles)
@@ -247,7 +242,7 @@ class TabularDataModule(TensorDataModule):
         if not new:
             frame = source.joined([*preprocessor.numeric, *preprocessor.categorical, *target.columns])
             codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
-            parts = _parts(frame, codes, preprocessor, target)
+            parts = split_parts(frame, codes, preprocessor, target)
         else:
             parts = self._serve(source.frames[new[0]], preprocessor, target)
         if self.verbose:
@@ -257,7 +252,7 @@ class TabularDataModule(TensorDataModule):
     def _serve(self, frame: pd.DataFrame, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
         """Returns all rows of a new table, to be predicted, and to be tested where they have their target."""
         numeric, categorical = preprocessor.transform(frame)
-        rows = Part(numeric=numeric, categorical=categorical, ids=_ids(frame))
+        rows = Part(numeric=numeric, categorical=categorical, ids=row_ids(frame))
         absent = [name for name in target.columns if name not in frame.columns]
         try:
             if absent:
@@ -274,44 +269,3 @@ def _shares(split: Sequence[float], files: int) -> tuple[float, float, float]:
     """Returns the ratios of the first file's rows; where a second file holds the test rows, train and val share it."""
     train, val, test = split
     return (train, val, test) if files == 1 else (train / (train + val), val / (train + val), 0.0)
-
-
-def _rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:
-    return frame[(codes == code).numpy()]
-
-
-def _ids(frame: pd.DataFrame) -> Tensor:
-    return torch.from_numpy(frame.index.to_numpy(dtype=np.int64, copy=True))  # (N,)
-
-
-def _parts(frame: pd.DataFrame, codes: Tensor, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
-    """Returns train, val and test rows, those that are not empty, ready for the model."""
-    parts = {}
-    for code, name in enumerate(PARTS):
-        rows = _rows(frame, codes, code)
-        if len(rows):
-            numeric, categorical = preprocessor.transform(rows)
-            parts[name] = Part(numeric=numeric, categorical=categorical, target=target.encode(rows), ids=_ids(rows))
-    return parts
-
-
-def _spec(
-    source: Source, preprocessor: Preprocessor, target: Target, parts: Mapping[str, Part], bins: int | None
-) -> DataSpec:
-    shape = source.named.image_shape if source.named else ()
-    train, val, test = (parts[name].rows if name in parts else 0 for name in PARTS)
-    return DataSpec(
-        task=target.task,
-        numeric=preprocessor.numeric_features,
-        categorical=preprocessor.categorical,
-        cardinalities=preprocessor.cardinalities,
-        bin_edges=quantile_edges(parts["train"].numeric, bins) if bins else (),
-        image_shape=shape if shape and np.prod(shape) == len(preprocessor.numeric_features) else (),
-        classes=target.classes,
-        class_counts=target.counts,
-        targets=target.columns,
-        target_mean=target.mean,
-        target_std=target.std,
-        rows=(train, val, test),
-        fingerprint="-".join(source.fingerprints),
-    )

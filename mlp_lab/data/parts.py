@@ -1,0 +1,61 @@
+"""From a table, its split and what was fitted to the parts that a data module serves, and their description."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mlp_lab.data.module import Part
+from mlp_lab.data.preprocessing import Preprocessor, quantile_edges
+from mlp_lab.data.sources import Source
+from mlp_lab.data.spec import DataSpec
+from mlp_lab.data.splits import PARTS
+from mlp_lab.data.targets import Target
+
+
+def take_rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:
+    """Returns the rows of `frame` whose split code is `code`; codes are (N,) uint8."""
+    return frame[(codes == code).numpy()]
+
+
+def row_ids(frame: pd.DataFrame) -> Tensor:
+    """Returns the row numbers of a table, its index, (N,) int64."""
+    return torch.from_numpy(frame.index.to_numpy(dtype=np.int64, copy=True))  # (N,)
+
+
+def split_parts(frame: pd.DataFrame, codes: Tensor, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
+    """Returns train, val and test rows, those that are not empty, ready for the model."""
+    parts = {}
+    for code, name in enumerate(PARTS):
+        rows = take_rows(frame, codes, code)
+        if len(rows):
+            numeric, categorical = preprocessor.transform(rows)
+            parts[name] = Part(numeric=numeric, categorical=categorical, target=target.encode(rows), ids=row_ids(rows))
+    return parts
+
+
+def describe_parts(
+    source: Source, preprocessor: Preprocessor, target: Target, parts: Mapping[str, Part], bins: int | None
+) -> DataSpec:
+    """Returns what a model must know of the parts; `bins` asks for the edges of piecewise-linear embeddings."""
+    shape = source.named.image_shape if source.named else ()
+    train, val, test = (parts[name].rows if name in parts else 0 for name in PARTS)
+    return DataSpec(
+        task=target.task,
+        numeric=preprocessor.numeric_features,
+        categorical=preprocessor.categorical,
+        cardinalities=preprocessor.cardinalities,
+        bin_edges=quantile_edges(parts["train"].numeric, bins) if bins else (),
+        image_shape=shape if shape and np.prod(shape) == len(preprocessor.numeric_features) else (),
+        classes=target.classes,
+        class_counts=target.counts,
+        targets=target.columns,
+        target_mean=target.mean,
+        target_std=target.std,
+        rows=(train, val, test),
+        fingerprint="-".join(source.fingerprints),
+    )

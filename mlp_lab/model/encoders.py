@@ -30,7 +30,7 @@ class EncoderConfig:
     """onehot, embedding, or auto: one-hot up to `onehot_up_to` codes, an embedding above."""
     frequencies: int = 48
     """Frequencies per numeric column, for periodic and plr; at least 1."""
-    frequency_scale: float = 0.1
+    frequency_scale: float = 0.3
     """Standard deviation of the initial frequencies, above 0; the paper tunes it from 0.01 to 100."""
     numeric_width: int = 24
     """Width of a numeric column's embedding, for plr; at least 1."""

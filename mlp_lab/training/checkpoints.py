@@ -6,6 +6,7 @@ added here: the random generators of every process, a stop that early stopping h
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -20,7 +21,19 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, unknown
+from mlp_lab.training.tracking import partial_path
+
+HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")  # of every other metric, lower is better
+
+
+def direction(monitor: str) -> str:
+    """Returns `max` where a higher value of the metric is better, else `min`.
+
+    >>> direction("val/accuracy"), direction("val/loss")
+    ('max', 'min')
+    """
+    return "max" if monitor.rpartition("/")[2] in HIGHER_IS_BETTER else "min"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,7 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Saves `checkpoint` to `path`; an interruption leaves the former file as it was."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = partial_path(target)  # what a killed process left there is overwritten
         try:
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -42,16 +55,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps the checkpoint with the lowest monitored value of any validation pass; a NaN is never the best.
+    """Keeps the checkpoint with the best monitored value of any validation pass; a NaN is never the best.
 
     Args:
         path: The file, overwritten whenever the value improves.
-        monitor: The metric, lower is better.
+        monitor: The metric; `direction` says which way it improves.
     """
 
     def __init__(self, path: Path, monitor: str = "val/loss") -> None:
         self.path, self.monitor = path, monitor
-        self.score = float("inf")
+        self.sign = -1.0 if direction(monitor) == "max" else 1.0
+        self.score: float | None = None
         self.epoch = -1
         self.scores: dict[str, float] = {}
 
@@ -61,23 +75,33 @@ class BestCheckpoint(Checkpoint):
         return str(self.path) if self.epoch >= 0 else ""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves when the pass that just ended is the best so far."""
+        """Saves when the pass that just ended is the best so far.
+
+        Raises:
+            UserError: The monitored metric is not among those that were measured.
+        """
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        score = float(trainer.callback_metrics[self.monitor])
-        if not score < self.score:
-            return
-        self.score, self.epoch = score, trainer.current_epoch
-        self.scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
-        trainer.save_checkpoint(self.path)
+        measured = trainer.callback_metrics
+        if self.monitor not in measured:
+            if self.monitor == "train/loss":  # not recorded yet
+                return
+            raise unknown("early_stopping.monitor", self.monitor, sorted(measured))
+        score = float(measured[self.monitor])
+        better = math.isfinite(score) and (self.score is None or self.sign * score < self.sign * self.score)
+        if better:
+            self.score, self.epoch = score, trainer.current_epoch
+            self.scores = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
+            trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value and where it was seen."""
         return {"score": self.score, "epoch": self.epoch, "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        self.score, self.epoch, self.scores = state_dict["score"], state_dict["epoch"], state_dict["scores"]
+        """Restores what `state_dict` returned, if the file is there: a new run begins without one."""
+        if self.path.exists():
+            self.score, self.epoch, self.scores = state_dict["score"], state_dict["epoch"], state_dict["scores"]
 
 
 class LastCheckpoint(Checkpoint):
@@ -130,7 +154,7 @@ class EarlyStop(EarlyStopping):
     """Stops when `monitor` has not improved for `patience` validation passes.
 
     Args:
-        monitor: The metric, lower is better.
+        monitor: The metric; `direction` says which way it improves.
         patience: Passes without improvement before stopping; 0 never stops early.
         min_delta: The least decrease that counts as an improvement, in the metric's unit.
 
@@ -142,16 +166,30 @@ class EarlyStop(EarlyStopping):
         for name, value in {"patience": patience, "min_delta": min_delta}.items():
             if value < 0:
                 raise UserError(f"early_stopping.{name}: {value} is negative; use 0 or more")
-        super().__init__(monitor=monitor, patience=patience, min_delta=min_delta, mode="min")
+        super().__init__(monitor=monitor, patience=patience, min_delta=min_delta, mode=direction(monitor))
         self.enabled = patience > 0
+        self.decided = False
 
     def _should_skip_check(self, trainer: L.Trainer) -> bool:
         measured = self.monitor in trainer.callback_metrics  # not before the first validation
         return not self.enabled or not measured or super()._should_skip_check(trainer)
 
+    def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+        super()._run_early_stopping_check(trainer)
+        self.decided = trainer.should_stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the best value, the passes since, and whether the stop is decided."""
+        return {**super().state_dict(), "decided": self.decided}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, but not the patience: with another one, the stop is decided anew."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+        self.decided = state_dict["decided"] and state_dict["patience"] == self.patience
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keeps a stop that was decided before the run was cut off."""
-        if self.enabled and self.wait_count >= self.patience:
+        if self.enabled and self.decided:
             trainer.should_stop = True
 
 

@@ -14,11 +14,11 @@ from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
-import torch.distributed
+from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
@@ -27,34 +27,14 @@ from mlp_lab.errors import UserError
 from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP
-from mlp_lab.model.tasks import build_loss, metrics
+from mlp_lab.model.tasks import build_loss
+from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import ScheduleConfig, build_scheduler
 
 LSUV_ROWS = 1024  # training rows behind the data-dependent initialisation
 
 Config = TypeVar("Config", EncoderConfig, OptimizerConfig, ScheduleConfig)
-
-
-class Meter(nn.Module):
-    """The loss and the task's metrics over one pass, exact over any batching and any number of processes."""
-
-    def __init__(self, spec: DataSpec) -> None:
-        super().__init__()
-        self.loss = MeanMetric().set_dtype(torch.float64)
-        self.scores = metrics(spec)
-
-    def update(self, losses: Tensor, logits: Tensor, target: Tensor) -> None:
-        """Adds one batch: per-sample losses (B,), logits (B, C) and targets."""
-        self.loss.update(losses.double())
-        self.scores.update(logits, target)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Returns the loss and every metric of the pass and starts anew; a collective call under DDP."""
-        values = {"loss": self.loss.compute(), **self.scores.compute()}
-        self.loss.reset()
-        self.scores.reset()
-        return values
 
 
 class MLPModule(L.LightningModule):
@@ -140,12 +120,10 @@ class MLPModule(L.LightningModule):
         )
         self.eval_loss = build_loss(self.spec, loss)
         self.meters = nn.ModuleDict({stage: Meter(self.spec) for stage in ("val", "test")})
-        self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float64), persistent=False)
-        self._rows = 0  # rows behind _loss_sum, over all processes
-        self._recorded_step = 0
+        self._running = RunningLoss()  # since the training loss was last recorded
+        self._recorded: float | None = None  # the training loss that was recorded last
+        self._unseen: float | None = None  # val/loss that a plateau schedule has not seen yet
         self._world_size = 1
-
-    _loss_sum: Tensor
 
     def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
         """Returns the logits, or the standardised regression mean, (B, C)."""
@@ -162,11 +140,15 @@ class MLPModule(L.LightningModule):
             categorical = None if part.categorical is None else part.categorical[rows].to(self.device)
             lsuv_(self.model, part.numeric[rows].to(self.device), categorical)
 
+    def on_train_start(self) -> None:
+        """Shows callbacks the training loss that a resumed run recorded last."""
+        if self._recorded is not None:
+            self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns this process's share of the global batch's mean loss."""
         total = self._mixed_loss(batch) if self.mixup else self._loss(batch)
-        self._loss_sum += total.detach()
-        self._rows += batch.count
+        self._running.add(total, batch.count)
         return total * (self._world_size / batch.count)
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -185,51 +167,52 @@ class MLPModule(L.LightningModule):
         return cast(Tensor, losses).sum()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, then projects the weights onto the max-norm ball."""
+        """Steps, projects the weights onto the max-norm ball, and records the training loss when that is due.
+
+        It is recorded here, before any callback can write a checkpoint of the state after this step.
+        """
         super().optimizer_step(*args, **kwargs)
         if self.max_norm:
             for linear in self.model.linears[:-1]:
                 linear.weight.data.renorm_(p=2, dim=0, maxnorm=self.max_norm)  # each unit's incoming weights
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Records the training loss every `trainer.log_every_n_steps` optimizer steps, and at the epoch's last."""
-        step = self.trainer.global_step
-        due = step % self.trainer.log_every_n_steps == 0 or self.trainer.is_last_batch  # type: ignore[attr-defined]
-        if due and step != self._recorded_step:
+        trainer = self.trainer
+        step = trainer.global_step + 1  # the step that has just been taken
+        due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if due or trainer.is_last_batch or step == trainer.max_steps:
             self._record_training_loss(step)
 
     def on_train_epoch_end(self) -> None:
-        """Steps a plateau schedule, before the epoch's checkpoint is written."""
+        """Records the rest of a stopped epoch and steps a plateau schedule, before the checkpoint is written."""
+        if self._running.rows:
+            self._record_training_loss(self.trainer.global_step)
         for config in self.trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and "val/loss" in self.trainer.callback_metrics:
-                config.scheduler.step(self.trainer.callback_metrics["val/loss"])  # type: ignore[arg-type]
+            if config.reduce_on_plateau and self._unseen is not None:
+                cast(ReduceLROnPlateau, config.scheduler).step(self._unseen)
+        self._unseen = None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps a schedule; a plateau's has stepped in `on_train_epoch_end`."""
+        """Steps a schedule; a plateau's steps in `on_train_epoch_end`."""
         if metric is None:
             scheduler.step()
 
     def _record_training_loss(self, step: int) -> None:
-        total = self._loss_sum
-        if self._world_size > 1:
-            torch.distributed.all_reduce(total)
-        loss = total.item() / self._rows
-        self._recorded_step = step
-        self._rows = 0
-        self._loss_sum.zero_()
+        self._recorded = self._running.take()
+        self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
         rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.trainer.callback_metrics["train/loss"] = torch.tensor(loss)
-        self.record({"train/loss": loss, "train/lr": rate})
+        self.record({"train/loss": self._recorded, "train/lr": rate}, step)
 
-    def record(self, values: Mapping[str, float]) -> None:
-        """Sends values to every logger under the current epoch and number of optimizer steps."""
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        """Sends values to every logger under the current epoch and a number of optimizer steps."""
         for logger in self.trainer.loggers:
-            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=self.trainer.global_step)
+            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and, unless the rate is constant, its schedule."""
-        optimizer = build_optimizer(self.model, self.optimizer_config)
-        scheduler = build_scheduler(optimizer, self.schedule_config, self.trainer.estimated_stepping_batches)
+        trainer = self.trainer
+        # Lightning refuses to clip for an optimizer that unscales by itself, as fused ones can, whatever the precision
+        clipped = isinstance(trainer.precision_plugin, MixedPrecision) and bool(trainer.gradient_clip_val)
+        optimizer = build_optimizer(self.model, self.optimizer_config, fused=not clipped)
+        scheduler = build_scheduler(optimizer, self.schedule_config, trainer.estimated_stepping_batches)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
@@ -247,11 +230,11 @@ class MLPModule(L.LightningModule):
         return self.forward(batch.numeric, batch.categorical).float().cpu()
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
-        if len(batch.numeric) == 0:  # a rank's part of a batch smaller than the number of ranks
-            return
         assert batch.target is not None
-        logits = self(batch.numeric, batch.categorical).float()
-        cast(Meter, self.meters[stage]).update(self.eval_loss(logits, batch.target), logits, batch.target)
+        logits = self(batch.numeric, batch.categorical)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = self.eval_loss(logits, batch.target)
+        cast(Meter, self.meters[stage]).update(losses, logits, batch.target, batch.count)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the validation metrics; callbacks see them under the same keys."""
@@ -262,28 +245,25 @@ class MLPModule(L.LightningModule):
         self._report("test")
 
     def _report(self, stage: str) -> None:
-        values = {f"{stage}/{name}": value.float() for name, value in cast(Meter, self.meters[stage]).compute().items()}
-        self.log_dict(
-            values, logger=False, batch_size=1
-        )  # Lightning's callbacks read it; loggers get true step numbers
+        scores = cast(Meter, self.meters[stage]).compute()
+        values = {f"{stage}/{name}": torch.tensor(score, dtype=torch.float32) for name, score in scores.items()}
+        self.log_dict(values, logger=False, batch_size=1)  # for callbacks, in float32; loggers get true step numbers
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
-            self.record({name: value.item() for name, value in values.items()})
+            self._unseen = values["val/loss"].item()
+            self.record({name: value.item() for name, value in values.items()}, self.trainer.global_step)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the running sums of the training loss, so that a resumed run reports what an uninterrupted one does."""
-        total = self._loss_sum.clone()
-        if self._world_size > 1:
-            torch.distributed.all_reduce(total)
-        checkpoint["train_loss"] = {"sum": total.item(), "rows": self._rows, "recorded_step": self._recorded_step}
+        """Adds what the next records depend on, so that a resumed run reports what an uninterrupted one does."""
+        state = self._running.state_dict()
+        checkpoint["train_loss"] = {**state, "recorded": self._recorded, "unseen_val_loss": self._unseen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the running sums of the training loss."""
-        state = checkpoint.get("train_loss")
-        if state:
-            self._loss_sum.fill_(state["sum"] if self.global_rank == 0 else 0.0)
-            self._rows, self._recorded_step = state["rows"], state["recorded_step"]
+        """Restores what `on_save_checkpoint` added."""
+        if (state := checkpoint.get("train_loss")) and self._trainer is not None:
+            self._running.load_state_dict(state, rank=self.global_rank, world_size=self.trainer.world_size)
+            self._recorded, self._unseen = state["recorded"], state["unseen_val_loss"]
 
 
 def _config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:

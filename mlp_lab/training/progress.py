@@ -78,6 +78,14 @@ class EpochTable(ProgressBar):
         if self._enabled:
             self._print_row(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the lowest val/loss so far, which the mark of a resumed run goes on from."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._best = state_dict["best"]
+
     def _pause(self) -> None:
         if self._started:
             self.seconds += time.perf_counter() - self._started

@@ -43,6 +43,9 @@ class RunRecord(L.Callback):
         if not trainer.is_global_zero:
             return
         self.run.make()
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                _ = logger.experiment  # before anything is written: a login that fails leaves no run behind
         data = cast(TensorDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         now = provenance(
             **self.facts,

@@ -62,13 +62,16 @@ class RunDirectory:
         return run
 
     def make(self) -> None:
-        """Makes the directory.
+        """Makes the directory, and removes what a killed process left half written.
 
         Raises:
             UserError: It cannot be written.
         """
         try:
             self.best.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, self.best.parent):
+                for leftover in folder.glob(".*.partial"):
+                    leftover.unlink()
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
@@ -114,9 +117,14 @@ class RunDirectory:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_path(path)
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def partial_path(path: Path) -> Path:
+    """Returns where a file is written before it takes its place; `RunDirectory.make` removes leftovers."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def provenance(**values: Any) -> dict[str, Any]:
@@ -157,8 +165,8 @@ def _version(package: str) -> str | None:
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: one row a call, `step` and `epoch` first, columns added as they appear.
 
-    Every row is handed to the operating system at once, so a killed process loses none. `resume(rows)` cuts the file back
-    to the rows that a checkpoint knew of; a run that goes on from there writes the same file as one that never stopped.
+    Every row is handed to the operating system at once, so a killed process loses none. `resume(rows)` cuts the file
+    back to the rows that a checkpoint knew of; what goes on from there writes the file of a run that never stopped.
 
     Args:
         path: The file.
@@ -211,7 +219,7 @@ class MetricsCSV(Logger):
         self._rewrite([{name: row[name] for name in self.columns} for row in kept])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial = partial_path(self.path)
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()

@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
+from mlp_lab.training.checkpoints import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
     from wandb import Run
 
 STEP = "trainer/global_step"
 LOWER_IS_BETTER = ("loss", "rmse", "mae")
-HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")
 
 
 class WandbRun(WandbLogger):
@@ -91,7 +91,9 @@ class WandbRun(WandbLogger):
 
         Path(self.settings.get("dir", ".")).mkdir(parents=True, exist_ok=True)
         try:
-            run = wandb.init(**self.settings, resume=None if _offline() else "allow", config=self._config)
+            quiet = wandb.Settings(quiet=True, console="off")  # of its own output, the run's address is enough
+            resume = None if _offline() else "allow"
+            run = wandb.init(**self.settings, resume=resume, config=self._config, settings=quiet)
         except wandb.errors.Error as error:
             raise UserError(
                 f"trainer.logger: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"

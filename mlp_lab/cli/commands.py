@@ -19,6 +19,7 @@ FOREIGN_WARNINGS = (
     r".*is smaller than the logging interval.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*jsonargparse.*deprecat.*",
+    r".*use `self\.log\(.*sync_dist=True.*",  # the values are those of all processes already
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from mlp_lab.cli.parser import BenchParser, config_first
-from mlp_lab.cli.results import report_fit, report_scores, write_predictions
-from mlp_lab.cli.runs import Invocation
+from mlp_lab.cli.checks import check_config, check_training
+from mlp_lab.cli.parser import BenchParser
+from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
+from mlp_lab.cli.runs import Invocation, discard
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.tabular import TabularDataModule
@@ -80,8 +82,7 @@ class BenchCLI(LightningCLI):
     def __init__(self, invocation: Invocation, *, run: bool = True) -> None:
         self.invocation = invocation
         self.directory: RunDirectory | None = None
-        self.metrics_csv: MetricsCSV | None = None
-        arguments = config_first(invocation.arguments)
+        self._made: list[Path] = []
         super().__init__(
             model_class=MLPModule,
             datamodule_class=TensorDataModule,
@@ -93,7 +94,7 @@ class BenchCLI(LightningCLI):
             parser_kwargs={"prog": "python -m mlp_lab"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=arguments if run else arguments[1:],
+            args=invocation.arguments if run else invocation.arguments[1:],
             run=run,
         )
 
@@ -105,6 +106,15 @@ class BenchCLI(LightningCLI):
         parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
         parser.link_arguments("data.spec_dict", "model.spec", apply_on="instantiate")
 
+    def parse_arguments(self, parser: BenchParser, args: Any) -> None:  # type: ignore[override]
+        """Parses; Lightning's own would warn that `sys.argv` holds arguments too."""
+        self.config = parser.parse_args(args)
+
+    def _set_seed(self) -> None:
+        """Refuses what would only fail once the data is read, and then sets the seed."""
+        check_config(self.invocation.arguments[0], self._get_config())
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""
 
@@ -112,10 +122,10 @@ class BenchCLI(LightningCLI):
         """Adds to the trainer what every run of its kind has: its directory, record, checkpoints and progress table."""
         settings = {**self._get(self.config_init, "trainer"), **kwargs}
         callbacks: list[L.Callback] = []
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and not settings["fast_dev_run"]:
             callbacks = self._open_run(settings)
         else:
-            self.directory = self.invocation.run
+            self.directory = self.invocation.run if self.subcommand != "fit" else None
             settings["logger"] = False
         if settings["enable_progress_bar"] is not False and self.subcommand == "fit":
             callbacks.append(EpochTable())
@@ -128,18 +138,6 @@ class BenchCLI(LightningCLI):
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
-    def before_instantiate_classes(self) -> None:
-        """Refuses what would only fail once the data is read."""
-        config = self._get_config()
-        path = config.get("ckpt_path")
-        if path and not Path(path).is_file():
-            raise UserError(
-                f"ckpt_path: there is no file {path}; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt"
-            )
-        clip = config.trainer.gradient_clip_val
-        if clip is not None and clip < 0:
-            raise UserError(f"trainer.gradient_clip_val: {clip} is negative; use a positive norm, or null")
-
     def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
         config = self.resolved_config()
         run = self.invocation.run
@@ -148,7 +146,8 @@ class BenchCLI(LightningCLI):
             run = RunDirectory.plan(run_config.name, run_config.dir)
         run.share()
         self.directory = run
-        self.metrics_csv = metrics = MetricsCSV(run.metrics)
+        self._made = [path for path in (run.best.parent, run.path, *run.path.parents) if not path.exists()]
+        metrics = MetricsCSV(run.metrics)
         if self.invocation.resumed and not run.last.exists():
             metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         run_id = run.read_provenance().get("run_id") or _run_id(run.path)
@@ -190,6 +189,11 @@ class BenchCLI(LightningCLI):
                 arguments[key] = str(Path(value).expanduser().absolute())
         return cast(dict[str, Any], config)
 
+    def _shown_directory(self) -> str:
+        assert self.directory is not None
+        path = self.directory.path
+        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
     def _get_config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config
 
@@ -198,17 +202,41 @@ class BenchCLI(LightningCLI):
 
     # ---- what follows each command --------------------------------------------------------------------------------
 
+    def fit(self, **kwargs: Any) -> None:
+        """Trains. What fails before the first step leaves no run behind; Ctrl-C says how to go on.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit; its message says how to go on.
+        """
+        trainer = self.trainer
+        check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
+        try:
+            trainer.fit(**kwargs)
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+            started = self.directory is not None and self.directory.config.exists()
+            advice = f"go on with `python -m mlp_lab fit --resume {self._shown_directory()}`"
+            raise KeyboardInterrupt(advice if started else "nothing was written") from stop
+        except Exception:
+            if self._made and trainer.is_global_zero and trainer.global_step == 0 and self.directory is not None:
+                discard(self.directory, self._made)
+            raise
+
     def after_fit(self) -> None:
         """Ends the record and prints the result; the run's directory is the last line."""
         if not self.trainer.is_global_zero:
             return
-        assert self.directory is not None
+        if self.directory is None:
+            print("fast_dev_run: every part ran once; nothing was written")
+            return
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbRun):
                 scores = {f"best/{name}": value for name, value in best.scores.items()}
                 logger.finish(best.path if best.epoch >= 0 else None, scores)
-        report_fit(self.directory, self.trainer, best)
+        report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
 
     def validate(self, **kwargs: Any) -> None:
@@ -221,9 +249,15 @@ class BenchCLI(LightningCLI):
 
     def _measure(self, stage: str, kwargs: dict[str, Any]) -> None:
         getattr(self.trainer, stage)(**(kwargs | {"verbose": False}))
+        if not self.trainer.is_global_zero:
+            return
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        if self.trainer.is_global_zero:
-            report_scores(self.directory, cast(TensorDataModule, self.datamodule), stage, scores)
+        data = cast(TensorDataModule, self.datamodule)
+        batches = self.trainer.num_val_batches if stage == "validate" else self.trainer.num_test_batches
+        rows = min(data.part("val" if stage == "validate" else "test").rows, int(sum(batches)) * data.eval_batch_size)
+        report_scores(stage, data.spec, rows, scores)
+        if stage == "test" and self.directory is not None:
+            record_test(self.directory, data, rows, scores, checkpoint=Path(self._get_config().ckpt_path))
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run's directory, or here without a run."""

@@ -12,7 +12,6 @@ from mlp_lab.cli.runs import expand
 
 # Lightning 2.6 calls what jsonargparse 4.53 and torch 2.15 have deprecated; none of it is the user's to mend.
 FOREIGN_WARNINGS = (
-    r".*LightningCLI's args parameter is intended.*",
     r".*does not have many workers.*",
     r".*Starting from v1\.9\.0, `tensorboardX`.*",
     r".*LeafSpec.*is deprecated.*",

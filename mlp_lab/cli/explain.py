@@ -1,28 +1,38 @@
-"""From jsonargparse's messages, often a tree of attempts over many lines, to one line that a user can act on."""
+"""From jsonargparse's exceptions, a chain of attempts each inside another, to one line that a user can act on."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 
 from mlp_lab.errors import nearest
 
-_UNKNOWN_KEY = (
-    re.compile(r"[Uu]nrecognized arguments: (?P<words>.+)"),
-    re.compile(r"Key ['\"](?P<key>[\w.]+)['\"] is not expected"),
-    re.compile(r"[Nn]o action for key ['\"](?P<key>[\w.]+)['\"]"),
-    re.compile(r"[Dd]oes not accept nested key ['\"](?P<key>[\w.]+)['\"]"),
+_KEY = re.compile(r"Parser key ['\"]([\w.]+)['\"]")
+_CLASS_PATH = re.compile(r"Problem with given class_path '([\w.]+)'")
+_OPTION = re.compile(r"(?:Group '(?P<group>[\w.]+)' does not accept option|Option) '(?P<option>[\w.]+)'")
+_NESTED = re.compile(r"unrecognized arguments: --(?P<option>[\w.-]+)")
+_UNKNOWN = (
+    re.compile(r"[Uu]nrecognized arguments: (\S+)"),
+    re.compile(r"Subcommand '\w+' does not accept option '([\w.-]+)'"),
+    re.compile(r"Key ['\"]([\w.]+)['\"] is not expected"),
+    re.compile(r"[Nn]o action for key ['\"]([\w.]+)['\"]"),
+    re.compile(r"[Dd]oes not accept nested key ['\"]([\w.]+)['\"]"),
 )
-_PARSER_KEY = re.compile(r"Parser key ['\"](?P<key>[\w.]+)['\"]: ?")
-_OPTION = re.compile(
-    r"Problem with given class_path '(?P<path>[\w.]+)': "
-    r"(?:Option '(?P<name>\w+)' is not accepted|unrecognized arguments: --(?P<nested>[\w.]+))"
+_ARGUMENT = re.compile(r"^(?:argument )?(?:-\w/)?--([\w.+-]+):")
+_LINKED = re.compile(r"argument [\w.]+ --> ([\w.]+):")
+_NO_VALUE = re.compile(r"argument (?:-\w/)?--([\w.+-]+): expected one argument")
+_NO_GROUP = re.compile(r"Unable to load config ['\"](.*?)['\"]")
+_NO_CLASS = (
+    re.compile(r"Expected a dot import path string: (\S+)"),
+    re.compile(r"Not a valid subclass of \w+\. Got value: (.*)"),
+    re.compile(r"(No module named .+|Module '.+' not found.*|.+ has no attribute .+)"),
 )
-_VALUE = re.compile(r"Expected an? (?P<kind>.+?)\. Got value: (?P<value>.*?)(?= - (?:Expected|Problem|Not)|$)")
-_UNION = re.compile(r"Union subtypes Subtypes: \[(?P<kinds>.+?)\] Errors: .*?Given value: (?P<value>.*)$")
-_CLASS = re.compile(r"Expected a dot import path string: (?P<value>\S+)")
+_VALUE = re.compile(r"Expected an? (?P<kind>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
+_UNION = re.compile(r"Subtypes: \[(.+?)\]\n")
+_KIND = re.compile(r"Literal\[(?P<literal>.*?)\]|<class '(?P<class>[\w.]+)'>|(?P<generic>(?:list|dict)\[\w+\])")
 _WORDS = {
     "int": "an integer",
     "float": "a number",
@@ -35,61 +45,126 @@ _WORDS = {
     "list[str]": "a list of names",
     "dict": "a mapping",
 }
+_CLASSES = dict.fromkeys(("data", "data.help"), "MNISTDataModule or TabularDataModule")  # what a key's class may be
 
 
-def explain(message: str, keys: Iterable[str]) -> str:
-    r"""Puts a parser's message into one line that names the key, the value and what would be accepted.
+def causes(error: BaseException | None) -> Iterator[str]:
+    """Yields the messages of an exception and of all that led to it, innermost last."""
+    while error is not None:
+        yield str(error)
+        error = error.__cause__ or error.__context__
+
+
+def explain(messages: Sequence[str], keys: Iterable[str]) -> str:
+    """Puts what the parser says into one line that names the key, the value and what would be accepted.
 
     Args:
-        message: What jsonargparse says.
+        messages: The messages of the exceptions, outermost first.
         keys: Every key of the parser, to suggest the nearest from.
 
-    >>> explain('Parser key "model.depth": Expected a <class \\'int\\'>. Got value: abc', ["model.depth"])
+    >>> explain(["Parser key 'model.depth': Expected a <class 'int'>. Got value: abc"], ["model.depth"])
     "model.depth: 'abc' is not accepted; use an integer"
     """
-    flat = " ".join(message.split())
-    parsed = list(_PARSER_KEY.finditer(flat))
-    key = _joined([match["key"] for match in parsed])
-    detail = flat[parsed[-1].end() :] if parsed else flat
-    if match := _OPTION.search(detail):
-        accepted = [f"{key}.{name}" for name in _parameters(match["path"])]
-        return _unknown(f"{key}.{match['name'] or match['nested']}", accepted)
-    for pattern in _UNKNOWN_KEY:
-        if match := pattern.search(flat):
-            found = match.groupdict()
-            return _unknown(found.get("key") or found["words"].split()[0], list(keys))
-    if match := _CLASS.search(detail):
-        return f"{key}: {match['value']!r} is not a class that can be used here; use a class path, as in the configs"
-    if (match := _VALUE.match(detail)) or (match := _UNION.search(detail)):
-        kinds = match["kind"] if "kind" in match.groupdict() else match["kinds"]
-        return f"{key}: {match['value']!r} is not accepted; use {_accepted(kinds)}"
-    return f"{key}: {detail}" if key else flat
+    key = _joined([match[1] for message in messages if (match := _KEY.match(message))]) or _last(_ARGUMENT, messages)
+    known = list(keys)
+    return (
+        _option(key, messages)
+        or _unknown(messages, known)
+        or _shape(key, messages, known)
+        or _value(key, messages)
+        or ": ".join(part for part in (key, " ".join(_KEY.sub("", messages[-1]).split()).lstrip(": ")) if part)
+    )
 
 
-def _unknown(word: str, keys: list[str]) -> str:
+def _option(key: str, messages: Sequence[str]) -> str:
+    """A key that the class in use does not have."""
+    path = _last(_CLASS_PATH, messages)
+    match = next((m for text in reversed(messages) if (m := _OPTION.search(text) or _NESTED.search(text))), None)
+    if not path or not match:
+        return ""
+    group = match.groupdict().get("group")
+    name = f"{key}.{group}.{match['option']}" if group else f"{key}.{match['option']}"
+    accepted = [f"{key}.{parameter}" for parameter in _parameters(path)]
+    guess = nearest(name, [other for other in accepted if other.count(".") == name.count(".")])
+    hint = f"did you mean {guess}?" if guess else f"accepted: {', '.join(accepted)}"
+    return f"{name}: no such key of {path.rpartition('.')[2]}; {hint}"
+
+
+def _unknown(messages: Sequence[str], keys: list[str]) -> str:
+    """A key that the parser does not have, or a word that is none."""
+    word = next((found for pattern in _UNKNOWN if (found := _last(pattern, messages))), "")
+    if not word:
+        return ""
     if not word.startswith("--") and "." not in word:
         return f"{word}: unexpected word; keys begin with --"
     key = word.lstrip("-").split("=")[0]
     same_ending = [known for known in keys if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    guess = same_ending[0] if same_ending else nearest(key, keys)
+    guess = nearest(key, same_ending) or (same_ending[0] if same_ending else nearest(key, keys))
     return f"{key}: no such key; " + (f"did you mean {guess}?" if guess else "`fit --help` lists the keys")
 
 
-def _joined(parts: list[str]) -> str:
-    """Joins nested keys; jsonargparse names some from the root and some from their parent.
+def _shape(key: str, messages: Sequence[str], keys: list[str]) -> str:
+    """A missing value, one value in place of a group of keys, or something that is no class."""
+    if name := _last(_LINKED, messages):
+        return f"{name}: it is taken from the data; leave it out"
+    if name := _last(_NO_VALUE, messages):
+        return f"{name}: no value is given"
+    if (value := _last(_NO_GROUP, messages)) and key:
+        inside = [other for other in keys if other.startswith(f"{key}.")]
+        inner = f"{key}.name" if f"{key}.name" in inside or not inside else inside[0]
+        return f"{key}: {value!r} is not accepted; it is a group of keys, such as {inner}"
+    if value := next((found for pattern in _NO_CLASS if (found := _last(pattern, messages))), ""):
+        shown = _last(_CLASS_PATH, messages) or value.splitlines()[0]
+        accepted = _CLASSES.get(key, "a class path, as in the configs")
+        return f"{key}: {shown!r} is not a class that can be used here; use {accepted}"
+    return ""
 
-    >>> _joined(["data", "batch_size"]), _joined(["model.optimizer", "model.optimizer.lr"])
-    ('data.batch_size', 'model.optimizer.lr')
+
+def _value(key: str, messages: Sequence[str]) -> str:
+    """A value of another type than the key's."""
+    match = next((match for text in reversed(messages) if (match := _VALUE.search(text))), None)
+    if not match:
+        return ""
+    innermost = max((index for index, text in enumerate(messages) if _KEY.match(text)), default=0)
+    kinds = _last(_UNION, messages[innermost:]) or match["kind"]
+    value = match["value"].splitlines()[0]
+    if value in ("True", "False") and "str" in kinds:
+        return f"{key}: YAML reads no, yes, on and off as {value.lower()}; quote a name, as in 'no'"
+    literal = value if value[:1] in "[{(" or re.fullmatch(r"-?[\d.]+", value) else repr(value)
+    example = f", such as --{key} [{value}]" if "list[str]" in kinds and "<class 'str'>" not in kinds else ""
+    return f"{key}: {literal} is not accepted; use {_accepted(kinds)}{example}"
+
+
+def _last(pattern: re.Pattern[str], messages: Sequence[str]) -> str:
+    """Returns the first group of the innermost match, or nothing."""
+    return next((match[1] for text in reversed(messages) if (match := pattern.search(text))), "")
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Joins nested keys; jsonargparse repeats some, and names some from the root and some from their parent.
+
+    >>> _joined(["data", "drop", "drop"]), _joined(["model.optimizer", "model.optimizer.lr"])
+    ('data.drop', 'model.optimizer.lr')
     """
-    key = ""
+    key, last = "", ""
     for part in parts:
-        key = part if not key or f"{part}.".startswith(f"{key}.") else f"{key}.{part}"
+        if part != last:
+            key = part if not key or f"{part}.".startswith(f"{key}.") else f"{key}.{part}"
+        last = part
     return key
 
 
 def _parameters(class_path: str) -> list[str]:
+    """Returns the names of a class's arguments, and for those that are groups, the names inside."""
     module, _, name = class_path.rpartition(".")
-    return [name for name in inspect.signature(getattr(import_module(module), name)).parameters if name != "self"]
+    names = []
+    for parameter in inspect.signature(getattr(import_module(module), name)).parameters.values():
+        group = parameter.default
+        if is_dataclass(group):
+            names += [f"{parameter.name}.{field.name}" for field in fields(group)]
+        else:
+            names.append(parameter.name)
+    return names
 
 
 def _accepted(kinds: str) -> str:
@@ -98,11 +173,14 @@ def _accepted(kinds: str) -> str:
     >>> _accepted("<class 'int'>, list[int]")
     'an integer or a list of integers'
     >>> _accepted("typing.Literal['a', 'b'], <class 'NoneType'>")
-    "'a', 'b' or null"
+    'a, b or null'
     """
     words: list[str] = []
-    for literal, name in re.findall(r"Literal\[(.*?)\]|<class '([\w.]+)'>|(?:^|, )(?:list|dict)\[\w+\]", kinds):
-        words.append(literal or _WORDS.get(name, name.rsplit(".", 1)[-1]))
-    plain = [_WORDS[kind] for kind in re.findall(r"(?:list|dict)\[\w+\]", kinds) if kind in _WORDS]
-    words = [word for word in words if word] + plain
+    for match in _KIND.finditer(kinds):
+        if match["literal"]:
+            words += [word.strip(" '\"") for word in match["literal"].split(",")]
+        else:
+            name = match["class"] or match["generic"]
+            words.append(_WORDS.get(name, name.rpartition(".")[2]))
+    words = list(dict.fromkeys(words))
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or kinds

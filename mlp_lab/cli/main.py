@@ -16,6 +16,7 @@ COMMANDS = {
     "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
 }
 USAGE_ERROR = 2
+INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
 
 
 def usage() -> str:
@@ -34,7 +35,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, or 2 for a mistake in the input.
+    """Runs one command and returns the exit status: 0, 2 for a mistake in the input, or 130 after Ctrl-C.
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
@@ -56,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mlp_lab.cli.commands import run
 
         run(command, arguments[1:])
+    except SystemExit as stop:  # a command's --help
+        if stop.code:
+            raise
+    except KeyboardInterrupt as error:
+        print(f"interrupted{'; ' if str(error) else ''}{error}", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         if os.environ.get("MLP_LAB_DEBUG") == "1":
             raise

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 
+from mlp_lab.errors import UserError
+
 
 def one_line(error: BaseException) -> str | None:
     """Returns the line for an exception that means 'your input', or None for a defect of the program.
 
-    Files that are missing, unreadable or no checkpoints, weights of another architecture, and settings that Lightning
-    refuses are the user's; anything else keeps its traceback.
+    Files that are missing or unreadable, weights of another architecture, too little memory, and settings that
+    Lightning refuses are the user's; anything else keeps its traceback.
     """
-    from pickle import UnpicklingError
-
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     text = " ".join(str(error).split())
+    if "any of the Union subtypes" in text and isinstance(error.__cause__ or error.__context__, UserError):
+        return str(error.__cause__ or error.__context__)  # jsonargparse tries a class among other types
     if isinstance(error, RuntimeError) and "loading state_dict" in text:
         return _architecture(text)
-    if isinstance(error, UnpicklingError) or _unreadable_checkpoint(error, text):
-        return f"ckpt_path: the file is not a checkpoint that can be read ({_first_sentence(text)})"
     if isinstance(error, MisconfigurationException):
         return f"trainer: {_first_sentence(text)}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
@@ -28,12 +28,6 @@ def one_line(error: BaseException) -> str | None:
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or text}{place}"
     return None
-
-
-def _unreadable_checkpoint(error: BaseException, text: str) -> bool:
-    return isinstance(error, RuntimeError | EOFError | KeyError) and bool(
-        re.search(r"PytorchStreamReader|failed finding central directory|Ran out of input|Invalid magic number", text)
-    )
 
 
 def _architecture(text: str) -> str:
@@ -47,10 +41,9 @@ def _architecture(text: str) -> str:
         what = f"{match[1]} has shape {match[2]} in the checkpoint and {match[3]} in this config's model"
     else:
         match = re.search(r"(Missing|Unexpected) key\(s\) in state_dict: \"([\w.]+)\"", text)
-        what = (
-            f"{match[2]} is {match[1].lower()} in the checkpoint" if match else "its weights have other names or shapes"
-        )
-    return f"ckpt_path: the checkpoint is of another architecture ({what}); use the run's own config (--run RUN_DIR)"
+        lacking = {"Missing": "the checkpoint", "Unexpected": "this config's model"}
+        what = f"{lacking[match[1]]} has no {match[2]}" if match else "its weights have other names or shapes"
+    return f"ckpt_path: the checkpoint is of another architecture ({what}); use the config of the run that wrote it"
 
 
 def _first_sentence(text: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mlp_lab.cli.explain import explain
+from mlp_lab.cli.explain import causes, explain
 from mlp_lab.errors import UserError
 
 
@@ -22,7 +21,7 @@ class BenchParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise UserError(explain(message, known_keys(parser)))
+        raise UserError(explain([message, *causes(ex)], known_keys(parser))) from ex
 
 
 def known_keys(parser: LightningArgumentParser) -> list[str]:
@@ -32,23 +31,3 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
         for subparser in getattr(action, "_name_parser_map", {}).values():
             keys |= set(known_keys(subparser))
     return sorted(keys)
-
-
-def config_first(arguments: Sequence[str]) -> list[str]:
-    """Moves `--config FILE` to the front (after the command), so that flags win over files wherever they stand.
-
-    >>> config_first(["fit", "--model.depth", "4", "--config", "a.yaml"])
-    ['fit', '--config', 'a.yaml', '--model.depth', '4']
-    """
-    configs: list[str] = []
-    others: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        if word in ("--config", "-c"):
-            configs += ["--config", *([value] if (value := next(words, None)) is not None else [])]
-        elif word.startswith(("--config=", "-c=")):
-            configs.append(word)
-        else:
-            others.append(word)
-    command = others[:1] if others and not others[0].startswith("-") else []
-    return [*command, *configs, *others[len(command) :]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from mlp_lab.data.module import TensorDataModule
@@ -23,48 +25,74 @@ from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import RunDirectory, write_text
 
+SHOWN_ROWS, SHOWN_COLUMNS = 5, 4  # of the predictions, on the screen
 
-def report_fit(run: RunDirectory, trainer: L.Trainer, best: BestCheckpoint) -> None:
+
+def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None:
     """Prints the best epoch's validation scores and how fast the training was."""
-    table = Table(
-        title=f"best of {trainer.current_epoch} epochs" if best.epoch >= 0 else "no validation ran",
-        title_justify="left",
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    epochs = "epoch" if trainer.current_epoch == 1 else "epochs"
     if best.epoch >= 0:
-        table.add_row("epoch", str(best.epoch + 1))
-    for name, value in best.scores.items():
-        table.add_row(name, f"{value:,.4f}")
-    table.add_row("optimizer steps", f"{trainer.global_step:,}")
-    for bar in (c for c in trainer.callbacks if isinstance(c, EpochTable)):  # type: ignore[attr-defined]
-        table.add_row("training samples/s", f"{bar.samples_per_second:,.0f}")
-    Console(highlight=False).print(table)
+        print_scores(f"epoch {best.epoch + 1}, the best of {trainer.current_epoch} {epochs}", spec, best.scores)
+    else:
+        print(f"no validation in {trainer.current_epoch} {epochs}")
+    rates = [f"{c.samples_per_second:,.0f} samples/s" for c in _callbacks(trainer) if isinstance(c, EpochTable)]
+    print(", ".join([f"{trainer.global_step:,} optimizer steps", *rates]))
 
 
-def report_scores(run: RunDirectory | None, data: TensorDataModule, stage: str, scores: Mapping[str, float]) -> None:
-    """Prints a stage's scores; for `test` also writes `test.json` and notes the read in `provenance.json`."""
-    rows = data.part("val" if stage == "validate" else "test").rows
-    table = Table(title=f"{stage}: {rows:,} rows", title_justify="left")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+def report_scores(stage: str, spec: DataSpec, rows: int, scores: Mapping[str, float]) -> None:
+    """Prints a stage's scores."""
+    print_scores(f"{stage}: {rows:,} rows", spec, scores)
+
+
+def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], console: Console | None = None) -> None:
+    """Prints scores as a table; those of a regression say which are in the target's own unit."""
+    console = console or Console(highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
+    unit = f"in the unit of {spec.targets[0]}" if len(spec.targets) == 1 else "mean over targets, each in its unit"
     for name, value in scores.items():
-        table.add_row(name, f"{value:,.4f}")
-    Console(highlight=False).print(table)
-    if run is None or stage != "test":
-        return
-    record = {**scores, "rows": rows, "data": data.fingerprint, "checkpoint": _epoch_of(run)}
-    write_text(run.test, json.dumps(record, indent=2) + "\n")
+        in_unit = spec.task == "regression" and name.rpartition("/")[2] in ("rmse", "mae")
+        table.add_row(name, shown(value), Text(unit if in_unit else ""))
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(table)
+
+
+def shown(value: float) -> str:
+    """Writes a score with four decimals, or with six digits where it is large or tiny.
+
+    >>> shown(0.97531), shown(51234.567), shown(0.0000123)
+    ('0.9753', '51,234.6', '1.23e-05')
+    """
+    if not math.isfinite(value):
+        return str(value)
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1000 or value == 0 else f"{value:,.6g}"
+
+
+def record_test(
+    run: RunDirectory, data: TensorDataModule, rows: int, scores: Mapping[str, float], checkpoint: Path
+) -> None:
+    """Writes `test.json`, and notes in `provenance.json` that test rows were read.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    source = getattr(data, "path", None) or getattr(data, "dataset", None)
+    place = checkpoint.resolve()
+    read = {
+        "source": str(source or "digits"),
+        "rows": rows,
+        "checkpoint": str(place.relative_to(run.path) if place.is_relative_to(run.path) else place),
+    }
+    time = datetime.now(UTC).isoformat(timespec="seconds")
     values = run.read_provenance()
-    values.setdefault("test_reads", []).append(
-        {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": "test",
-            "rows": rows,
-            "scores": dict(scores),
-        }
-    )
-    run.write_provenance(values)
+    values.setdefault("test_reads", []).append({"time": time, "command": "test", **read, "scores": dict(scores)})
+    try:
+        write_text(run.test, json.dumps({**scores, **read}, indent=2) + "\n")
+        run.write_provenance(values)
+    except OSError as error:
+        raise UserError(f"test: {run.path} cannot be written ({error.strerror})") from error
 
 
 def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tensor]) -> None:
@@ -81,17 +109,32 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
     logits = torch.cat(list(batches)).double()  # (N, C)
     frame = prediction_table(data.spec, logits)
     ids = data.part("predict" if "predict" in data.loaded.parts else "test").ids
-    frame.insert(0, "row", np.arange(len(frame)) if ids is None else ids.numpy())
+    rows = np.arange(len(frame)) if ids is None else ids.numpy()[: len(frame)]  # trainer.limit_predict_batches
+    frame.insert(0, "row", rows, allow_duplicates=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        frame.to_csv(partial, index=False, float_format="%.6g")
+        frame.to_csv(partial, index=False, float_format="%.8g")
         partial.replace(path)
     except OSError as error:
         raise UserError(f"predict: {path} cannot be written ({error.strerror})") from error
-    console = Console(highlight=False)
-    console.print(frame.head(5).to_string(index=False, max_cols=8), markup=False)
-    console.print(f"{len(frame):,} predictions", highlight=False)
+    print_preview(data.spec, frame)
     print(path)
+
+
+def print_preview(spec: DataSpec, frame: pd.DataFrame, console: Console | None = None) -> None:
+    """Prints the first predictions; of classes, only the most probable one."""
+    console = console or Console(highlight=False)
+    head = frame.head(SHOWN_ROWS)
+    if spec.task in ("binary", "multiclass"):
+        probability = head.iloc[:, 2:].max(axis=1)  # after the row and the prediction
+        head = head.iloc[:, :2].assign(probability=probability)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in head.columns[:SHOWN_COLUMNS]:
+        table.add_column(Text(str(name)), justify="right", no_wrap=True, overflow="ellipsis", max_width=24)
+    for cells in head.iloc[:, :SHOWN_COLUMNS].itertuples(index=False):
+        table.add_row(*(Text(f"{cell:,.6g}" if isinstance(cell, float) else str(cell)) for cell in cells))
+    console.print(table)
+    console.print(f"{len(frame):,} predictions", soft_wrap=True)
 
 
 def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
@@ -100,6 +143,8 @@ def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
         values = logits * logits.new_tensor(spec.target_std) + logits.new_tensor(spec.target_mean)  # (N, T)
         return pd.DataFrame({name: values[:, index].numpy() for index, name in enumerate(spec.targets)})
     shares = probabilities(spec.task, logits)  # (N, C)
+    if spec.task == "binary":
+        shares = torch.cat([1 - shares, shares], dim=1)  # (N, 2)
     columns = {f"p({name})": shares[:, index].numpy() for index, name in enumerate(spec.classes)}
     if spec.task == "multilabel":
         labels = {name: (shares[:, index] >= 0.5).long().numpy() for index, name in enumerate(spec.classes)}
@@ -107,5 +152,5 @@ def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
     return pd.DataFrame({"prediction": [spec.classes[code] for code in shares.argmax(1).tolist()]} | columns)
 
 
-def _epoch_of(run: RunDirectory) -> str:
-    return "best" if run.best.exists() else "last"
+def _callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    return list(trainer.callbacks)  # type: ignore[attr-defined]

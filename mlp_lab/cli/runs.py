@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlp_lab.cli.configs import check_configs, config_first, default_config
 from mlp_lab.errors import UserError
 from mlp_lab.training.tracking import RunDirectory
 
@@ -15,7 +16,7 @@ class Invocation:
     """A command with its run directory, if it names one."""
 
     arguments: list[str]
-    """Command and flags for the parser."""
+    """Command and flags for the parser, config files first."""
     run: RunDirectory | None = None
     """The run that `--run` or `--resume` names."""
     overrides: tuple[str, ...] = ()
@@ -30,43 +31,81 @@ class Invocation:
 def expand(command: str, arguments: Sequence[str]) -> Invocation:
     """Rewrites `--resume RUN_DIR` (fit) and `--run RUN_DIR` (the others) into config, checkpoint and directory.
 
+    Without either, `fit` and `summary` fall back to the embedded `digits.yaml`, or to `tabular.yaml` where
+    `--data.path` names a table. A `--data.path` flag also takes the place of a config's `data.dataset`.
+
     Raises:
-        UserError: The directory holds no run, or no checkpoint.
+        UserError: The directory holds no run, or no checkpoint; a config file cannot be read.
     """
-    flag = "--resume" if command == "fit" else "--run"
+    flag, other = ("--resume", "--run") if command == "fit" else ("--run", "--resume")
+    if _given(other, arguments):
+        advice = "go on with a run by --resume RUN_DIR" if command == "fit" else "name a run by --run RUN_DIR"
+        raise UserError(f"{other}: {command} has no such flag; {advice}")
     directory, rest = _take(flag, list(arguments))
-    if directory is None:
-        if command in ("fit", "summary") and not {"--config", "-c"} & {word.split("=")[0] for word in rest}:
-            rest = ["--config", str(default_config()), *rest]
-        return Invocation(arguments=[command, *rest])
+    run = None if directory is None else _open(directory, flag)
+    words = [command] if run is None else [command, "--config", str(run.config), *_state(command, run, flag)]
+    if run is None and command in ("fit", "summary") and not (_given("--config", rest) or _given("-c", rest)):
+        words += ["--config", str(default_config("tabular" if _given("--data.path", rest) else "digits"))]
+    if _given("--data.path", rest) and not _given("--data.dataset", rest):
+        rest += ["--data.dataset", "null"]
+    words = config_first([*words, *rest])
+    check_configs(words)
+    return Invocation(arguments=words, run=run, overrides=tuple(rest) if run else ())
+
+
+def discard(run: RunDirectory, made: Sequence[Path]) -> None:
+    """Removes the record of a run that took no step, and those of the directories `made` for it that are then empty."""
+    if not run.best.parent.is_dir():  # nothing could be written
+        return
+    for file in (run.config, run.provenance, run.metrics):
+        file.unlink(missing_ok=True)
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:  # it holds something else
+            return
+
+
+def _open(directory: str, flag: str) -> RunDirectory:
     run = RunDirectory.open(directory, flag)
-    words = [command, "--config", str(run.config), "--run.dir", str(run.path)]
+    try:
+        run.read_provenance()
+    except ValueError as error:
+        raise UserError(f"{flag}: {run.provenance} is damaged ({error}); restore it, or delete it") from error
+    return run
+
+
+def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
+    """Returns the flags for a run's directory and the checkpoint that a command goes on from."""
+    words = ["--run.dir", str(run.path)]
     if command == "fit":
-        words += ["--ckpt_path", str(run.last)] if run.last.exists() else []
-    elif command != "summary":
-        checkpoint = run.best if run.best.exists() else run.last
-        if not checkpoint.exists():
-            raise UserError(f"{flag}: {directory} holds no checkpoint yet; go on with `fit --resume {directory}`")
-        words += ["--ckpt_path", str(checkpoint), "--data.fitted", str(checkpoint)]
-    return Invocation(arguments=[*words, *rest], run=run, overrides=tuple(rest))
+        return words + (["--ckpt_path", str(run.last)] if run.last.exists() else [])
+    if command == "summary":
+        return words
+    checkpoint = run.best if run.best.exists() else run.last
+    if not checkpoint.exists():
+        raise UserError(f"{flag}: {run.path} holds no checkpoint yet; go on with `fit --resume {run.path}`")
+    return [*words, "--ckpt_path", str(checkpoint), "--data.fitted", str(checkpoint)]
 
 
-def default_config() -> Path:
-    """Returns the embedded default, `configs/digits.yaml`, of the installed package or of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "digits.yaml").is_file():
-            return folder / "digits.yaml"
-    raise UserError("--config: the embedded default is missing from this installation; name a config file")
+def _given(flag: str, words: Sequence[str]) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
 
 
 def _take(flag: str, words: list[str]) -> tuple[str | None, list[str]]:
-    """Takes `flag VALUE` or `flag=VALUE` out of the words."""
-    for index, word in enumerate(words):
-        if word.startswith(f"{flag}="):
-            return word.split("=", 1)[1], words[:index] + words[index + 1 :]
-        if word == flag:
-            if index + 1 == len(words) or words[index + 1].startswith("--"):
-                raise UserError(f"{flag}: give the directory of a run, such as runs/digits/latest")
-            return words[index + 1], words[:index] + words[index + 2 :]
-    return None, words
+    """Takes `flag VALUE` or `flag=VALUE` out of the words; it may be there once."""
+    found: list[str] = []
+    rest: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        if name != flag:
+            rest.append(word)
+            continue
+        directory = value if equals else next(remaining, "")
+        if not directory or directory.startswith("--"):
+            raise UserError(f"{flag}: give the directory of a run, such as runs/digits/latest")
+        found.append(directory)
+    if len(found) > 1:
+        raise UserError(f"{flag}: {found[0]} and {found[1]} are both given; name one run")
+    return (found[0] if found else None), rest

@@ -1,0 +1,134 @@
+"""What would only fail once training has begun, refused before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import lightning as L
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mlp_lab.data.module import TensorDataModule
+from mlp_lab.errors import UserError
+from mlp_lab.training.checkpoints import BestCheckpoint
+from mlp_lab.training.module import MLPModule
+from mlp_lab.training.weights_and_biases import LOWER_IS_BETTER
+
+LARGEST_SEED = 2**32 - 1  # NumPy's
+ARCHITECTURE = ("depth", "width", "activation", "norm", "residual", "encoder")  # what the weights are the weights of
+
+
+def check_config(command: str, config: Any) -> None:
+    """Checks a parsed configuration before data, model and trainer are built from it.
+
+    Args:
+        command: fit, validate, test, predict or summary.
+        config: The command's own part of the parser's namespace.
+
+    Raises:
+        UserError: A value that its type allows and its meaning does not.
+    """
+    seed, path, clip = config.get("seed_everything"), config.get("ckpt_path"), config.trainer.gradient_clip_val
+    if seed is not None and not 0 <= int(seed) <= LARGEST_SEED:
+        raise UserError(f"seed_everything: {seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
+    if clip is not None and clip < 0:
+        raise UserError(f"trainer.gradient_clip_val: {clip} is negative; use a positive norm, or null")
+    if command in ("validate", "test", "predict") and not path:
+        raise UserError(f"--run: name the run to {command}, such as runs/digits/latest (or --config and --ckpt_path)")
+    if path:
+        hyperparameters = read_hyperparameters(path)
+        if command != "fit":
+            _check_architecture(hyperparameters, config.model)
+
+
+def read_hyperparameters(path: str) -> dict[str, Any]:
+    """Returns the model's settings that a checkpoint holds.
+
+    Raises:
+        UserError: There is no such file, or it is not a whole checkpoint of this program.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"ckpt_path: there is no file {path}; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        return dict(checkpoint["hyper_parameters"])
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, UnpicklingError) as error:
+        raise UserError(
+            f"ckpt_path: {path} is not a checkpoint, or not a whole one; use one that `fit` wrote"
+        ) from error
+
+
+def _check_architecture(saved: dict[str, Any], model: Any) -> None:
+    """The weights of one architecture may fit the shapes of another."""
+    for name in ARCHITECTURE:
+        given = model[name].as_dict() if hasattr(model[name], "as_dict") else model[name]
+        if name in saved and saved[name] != given:
+            raise UserError(
+                f"model.{name}: {given} is not what the checkpoint was trained with ({saved[name]}); "
+                "use the config of the run that wrote it"
+            )
+
+
+def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule) -> None:
+    """Checks that there is something to train on, to step for, and to choose the best epoch by.
+
+    Raises:
+        UserError: There is not.
+    """
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if getattr(trainer, name) == 0:
+            raise UserError(f"trainer.{name}: 0 trains nothing; use 1 or more")
+    interval: int = getattr(trainer, "log_every_n_steps")  # noqa: B009 (Lightning sets it in a connector)
+    if interval < 1:
+        raise UserError(f"trainer.log_every_n_steps: {interval} is not a number of steps; use 1 or more")
+    if trainer.accumulate_grad_batches < 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches} is no number; use 1 or more"
+        )
+    _check_interval(trainer, len(data.train_dataloader()))  # which refuses batches larger than the data
+    if trainer.limit_val_batches:
+        data.part("val")
+    _check_batch_norm(trainer, model, data)
+    _check_monitor(trainer, data)
+
+
+def _check_interval(trainer: L.Trainer, batches: int) -> None:
+    interval = trainer.val_check_interval
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else batches
+    if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
+        raise UserError(
+            f"trainer.val_check_interval: {interval} is more than the {batches} batches of an epoch; use fewer, or "
+            "count over epochs with trainer.check_val_every_n_epoch: null"
+        )
+
+
+def _check_batch_norm(trainer: L.Trainer, model: MLPModule, data: TensorDataModule) -> None:
+    """Batch normalisation needs two rows in every process's share of every batch."""
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return
+    rows, size, limit = data.part("train").rows, data.batch_size, trainer.limit_train_batches
+    last = 0 if data.drop_last else rows % size
+    if isinstance(limit, int) and limit * size <= rows:  # the last batch is never reached
+        last = 0
+    for count, what in ((size, "gives batches"), (last, f"leaves {rows} rows a last batch")):
+        if count and count // trainer.world_size < 2:
+            each = " in each process" if trainer.world_size > 1 else ""
+            raise UserError(
+                f"data.batch_size: {size} {what} of one row{each}, which model.norm: batch cannot normalise; "
+                "use another size, or data.drop_last: true"
+            )
+
+
+def _check_monitor(trainer: L.Trainer, data: TensorDataModule) -> None:
+    """The best epoch has the lowest value of a validation metric for which lower is better."""
+    names = LOWER_IS_BETTER if data.spec.task == "regression" else LOWER_IS_BETTER[:1]
+    accepted = [f"val/{name}" for name in names]
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, BestCheckpoint) and callback.monitor not in accepted:
+            raise UserError(
+                f"early_stopping.monitor: {callback.monitor!r} is not a validation metric of which the lowest is the "
+                f"best; accepted: {', '.join(accepted)}"
+            )

@@ -1,0 +1,112 @@
+"""Config files: which ones a command reads, in which order, and every mistake in one told with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlp_lab.errors import UserError, nearest
+
+SECTIONS = ("run", "data", "model", "trainer", "checkpoint", "early_stopping")  # keys that hold further keys
+
+
+def config_first(arguments: Sequence[str]) -> list[str]:
+    """Moves `--config FILE` to the front (after the command), so that flags win over files wherever they stand.
+
+    >>> config_first(["fit", "--model.depth", "4", "--config", "a.yaml"])
+    ['fit', '--config', 'a.yaml', '--model.depth', '4']
+
+    Raises:
+        UserError: `--config` has no value.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in ("--config", "-c"):
+            configs += ["--config", _value(next(words, None))]
+        elif word.startswith(("--config=", "-c=")):
+            configs += ["--config", _value(word.split("=", 1)[1])]
+        else:
+            others.append(word)
+    command = others[:1] if others and not others[0].startswith("-") else []
+    return [*command, *configs, *others[len(command) :]]
+
+
+def check_configs(arguments: Sequence[str]) -> None:
+    """Reads every `--config FILE` of the arguments (see `config_first`) once, to refuse what is no config.
+
+    Raises:
+        UserError: A file is missing, unreadable, empty, no YAML mapping, or says a key twice.
+    """
+    for flag, value in pairwise(arguments):
+        if flag == "--config":
+            _check_config(Path(value))
+
+
+def default_config(name: str) -> Path:
+    """Returns `configs/<name>.yaml` of the installed package or of the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise UserError(f"--config: {name}.yaml is missing from this installation; name a config file")
+
+
+def _value(word: str | None) -> str:
+    if not word or word.startswith("--"):
+        raise UserError("--config: give a YAML file, such as configs/digits.yaml")
+    return word
+
+
+def _check_config(path: Path) -> None:
+    content = _read(path)
+    if content is None:
+        raise UserError(f"--config: {path} is empty; it should hold keys such as `model:`")
+    if not isinstance(content, dict):
+        raise UserError(f"--config: {path} holds no keys; it should begin with one such as `model:`")
+    for name in SECTIONS:
+        section = content.get(name, {})
+        if not isinstance(section, dict | None) and not (name == "data" and isinstance(section, str)):
+            raise UserError(f"{name}: {section!r} in {path} is not a group of keys; write them below it, indented")
+
+
+def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise UserError(f"--config: {path} is a directory; give a YAML file")
+    if not path.is_file():
+        siblings = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        guess = nearest(path.name, siblings)
+        hint = f"did you mean {path.parent / guess}?" if guess else f"looked from {Path.cwd()}"
+        raise UserError(f"--config: there is no file {path} ({hint})")
+    try:
+        return yaml.load(path.read_text("utf-8"), _StrictLoader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: {path} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read ({error.strerror})") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config: {path}{place} is not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a mapping that says a key twice (YAML lets the last one win)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping whose keys are distinct."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is repeated", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)

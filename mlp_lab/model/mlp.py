@@ -51,6 +51,7 @@ class Settings(TypedDict, total=False):
     width: int | Sequence[int]
     activation: str
     init: str
+    bias: float | None
     norm: str
     dropout: float
     input_dropout: float
@@ -107,6 +108,8 @@ class MLP(nn.Module):
         width: units per hidden block, or one number for each.
         activation: a name of `ACTIVATIONS`.
         init: a name of `INITS`, or an alias.
+        bias: initial bias of every hidden unit; None keeps what `init` sets, mostly 0. Krizhevsky et al. (2012) start
+            at 1 to keep ReLU units alive; a negative one kills them.
         norm: a name of `NORMS`.
         dropout: probability in [0, 1) that a hidden unit is dropped; alpha dropout with selu.
         input_dropout: probability in [0, 1) that an encoded input is dropped.
@@ -130,6 +133,7 @@ class MLP(nn.Module):
         width: int | Sequence[int] = 128,
         activation: str = "relu",
         init: str = "he",
+        bias: float | None = None,
         norm: str = "none",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -157,6 +161,9 @@ class MLP(nn.Module):
         )
         self.head = _linear((first, *self.widths)[-1], out_features)
         initialize_(self.linears, scheme, phi)
+        if bias is not None:
+            for linear in self.linears[:-1]:
+                nn.init.constant_(linear.bias, bias)
 
     @classmethod
     def from_spec(cls, spec: DataSpec, *, encoder: EncoderConfig | None = None, **settings: Unpack[Settings]) -> MLP:

@@ -49,6 +49,7 @@ class MLPModule(L.LightningModule):
         width: Units per hidden layer: one number, or a list of `depth` numbers.
         activation: A key of `mlp_lab.model.activations.ACTIVATIONS`.
         init: A key of `mlp_lab.model.initialization.INITS`.
+        bias: Initial bias of every hidden unit; None keeps what `init` sets, mostly 0.
         norm: Normalisation of the pre-activations: none, batch, layer or rms.
         dropout: Probability of dropping a hidden unit, in [0, 1).
         input_dropout: Probability of dropping an input, in [0, 1).
@@ -75,6 +76,7 @@ class MLPModule(L.LightningModule):
         width: int | list[int] = 128,
         activation: str = "relu",
         init: str = "he",
+        bias: float | None = None,
         norm: str = "none",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -109,6 +111,7 @@ class MLPModule(L.LightningModule):
             width=width,
             activation=activation,
             init=init,
+            bias=bias,
             norm=norm,
             dropout=dropout,
             input_dropout=input_dropout,

@@ -268,3 +268,13 @@ def test_widths(depth, width, expected):
 def test_user_mistakes(settings, message):
     with pytest.raises(UserError, match=f"^{message}"):
         MLP(4, 2, **settings)
+
+
+def test_bias_sets_the_hidden_biases_alone() -> None:
+    torch.manual_seed(0)
+    plain = MLP(4, 3, depth=2, width=5)
+    torch.manual_seed(0)
+    shifted = MLP(4, 3, depth=2, width=5, bias=-1.5)
+    for one, other in zip(plain.linears, shifted.linears, strict=True):
+        assert torch.equal(one.weight, other.weight)
+    assert [linear.bias.unique().tolist() for linear in shifted.linears] == [[-1.5], [-1.5], [0.0]]

@@ -18,7 +18,8 @@ from torch import Tensor
 from mlp_lab.cli.checks import check_config, check_training
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
-from mlp_lab.cli.runs import Invocation, discard
+from mlp_lab.cli.rollback import Rollback
+from mlp_lab.cli.runs import Invocation
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.tabular import TabularDataModule
@@ -82,7 +83,7 @@ class BenchCLI(LightningCLI):
     def __init__(self, invocation: Invocation, *, run: bool = True) -> None:
         self.invocation = invocation
         self.directory: RunDirectory | None = None
-        self._made: list[Path] = []
+        self.metrics: MetricsCSV | None = None
         super().__init__(
             model_class=MLPModule,
             datamodule_class=TensorDataModule,
@@ -146,10 +147,8 @@ class BenchCLI(LightningCLI):
             run = RunDirectory.plan(run_config.name, run_config.dir)
         run.share()
         self.directory = run
-        self._made = [path for path in (run.best.parent, run.path, *run.path.parents) if not path.exists()]
-        metrics = MetricsCSV(run.metrics)
-        if self.invocation.resumed and not run.last.exists():
-            metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
+        rollback = Rollback(run)
+        self.metrics = metrics = MetricsCSV(run.metrics)
         run_id = run.read_provenance().get("run_id") or _run_id(run.path)
         loggers: list[Logger] = [metrics, *_loggers(settings["logger"])]
         for logger in loggers:
@@ -162,6 +161,7 @@ class BenchCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
         return [
+            rollback,
             RunRecord(
                 run,
                 metrics,
@@ -203,13 +203,15 @@ class BenchCLI(LightningCLI):
     # ---- what follows each command --------------------------------------------------------------------------------
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains. What fails before the first step leaves no run behind; Ctrl-C says how to go on.
+        """Trains; Ctrl-C says how to go on.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit; its message says how to go on.
         """
         trainer = self.trainer
         check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
+        if self.invocation.resumed and self.metrics is not None and not kwargs.get("ckpt_path"):
+            self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         try:
             trainer.fit(**kwargs)
         except SystemExit as stop:
@@ -219,10 +221,6 @@ class BenchCLI(LightningCLI):
             started = self.directory is not None and self.directory.config.exists()
             advice = f"go on with `python -m mlp_lab fit --resume {self._shown_directory()}`"
             raise KeyboardInterrupt(advice if started else "nothing was written") from stop
-        except Exception:
-            if self._made and trainer.is_global_zero and trainer.global_step == 0 and self.directory is not None:
-                discard(self.directory, self._made)
-            raise
 
     def after_fit(self) -> None:
         """Ends the record and prints the result; the run's directory is the last line."""

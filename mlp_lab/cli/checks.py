@@ -53,6 +53,8 @@ def read_hyperparameters(path: str) -> dict[str, Any]:
         raise UserError(f"ckpt_path: there is no file {path}; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+        if not isinstance(checkpoint, dict):
+            raise TypeError(f"a {type(checkpoint).__name__}")
         return dict(checkpoint["hyper_parameters"])
     except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, UnpicklingError) as error:
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlp_lab.cli.configs import check_configs, config_first, default_config
 from mlp_lab.errors import UserError
@@ -51,19 +50,6 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     words = config_first([*words, *rest])
     check_configs(words)
     return Invocation(arguments=words, run=run, overrides=tuple(rest) if run else ())
-
-
-def discard(run: RunDirectory, made: Sequence[Path]) -> None:
-    """Removes the record of a run that took no step, and those of the directories `made` for it that are then empty."""
-    if not run.best.parent.is_dir():  # nothing could be written
-        return
-    for file in (run.config, run.provenance, run.metrics):
-        file.unlink(missing_ok=True)
-    for folder in made:
-        try:
-            folder.rmdir()
-        except OSError:  # it holds something else
-            return
 
 
 def _open(directory: str, flag: str) -> RunDirectory:

@@ -1,0 +1,314 @@
+"""What users get wrong: one line on stderr that says what to do, status 2, no traceback, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+import torch
+
+from tests.cli.conftest import Bench, write_config, write_table
+
+FIT = "fit --config good.yaml"
+MNIST = "fit --config mnist.yaml"
+
+# words of the command line -> the whole line; … stands for anything
+MISTAKES = {
+    # commands and flags
+    "trainn": "'trainn' is not a command (accepted: fit, validate, test, predict, summary)",
+    "pedict": "'pedict' is not a command; did you mean 'predict'? (accepted: fit, validate, test, predict, summary)",
+    f"{FIT} extra": "extra: unexpected word; keys begin with --",
+    f"{FIT} --model.depth": "model.depth: no value is given",
+    f"{FIT} --model.dept 4": "model.dept: no such key; did you mean model.depth?",
+    f"{FIT} --lr 0.1": "lr: no such key; did you mean model.optimizer.lr?",
+    f"{FIT} --qqq 1": "qqq: no such key; `fit --help` lists the keys",
+    f"{FIT} --model.optimizer.lrr 1": "model.optimizer.lrr: no such key; did you mean model.optimizer.lr?",
+    f"{FIT} --data.batchsize 8": "data.batchsize: no such key of TabularDataModule; did you mean data.batch_size?",
+    f"{FIT} --data.augment.rotation 3": "data.augment.rotation: no such key of TabularDataModule; accepted: …",
+    f"{FIT} --trainer.max_epoch 1": "trainer.max_epoch: no such key; did you mean trainer.max_epochs?",
+    f"{FIT} --run run": "--run: fit has no such flag; go on with a run by --resume RUN_DIR",
+    "test --resume run": "--resume: test has no such flag; name a run by --run RUN_DIR",
+    # config files
+    "fit --config": "--config: give a YAML file, such as configs/digits.yaml",
+    "fit --config goood.yaml": "--config: there is no file goood.yaml (did you mean good.yaml?)",
+    "fit --config .": "--config: . is a directory; give a YAML file",
+    "fit --config empty.yaml": "--config: empty.yaml is empty; it should hold keys such as `model:`",
+    "fit --config words.yaml": "--config: words.yaml holds no keys; it should begin with one such as `model:`",
+    "fit --config broken.yaml": "--config: broken.yaml, line 3 is not YAML: …",
+    "fit --config twice.yaml": "--config: twice.yaml, line 3 is not YAML: the key 'model' is repeated",
+    "fit --config latin.yaml": "--config: latin.yaml is not UTF-8 text (byte 7)",
+    "fit --config section.yaml": "modle.depth: no such key; did you mean model.depth?",
+    "fit --config nested.yaml": "model.optimizer.lrr: no such key; did you mean model.optimizer.lr?",
+    "fit --config scalar.yaml": "trainer: 3 in scalar.yaml is not a group of keys; write them below it, indented",
+    "fit --config class.yaml": "data: 'TabluarDataModule' is not a class that can be used here; use MNISTDataModule or "
+    "TabularDataModule",
+    "fit --config option.yaml": "data.droop: no such key of TabularDataModule; did you mean data.drop?",
+    "fit --config no.yaml": "data.target: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
+    "fit --config nos.yaml": "data.drop: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
+    # types
+    f"{FIT} --model.depth abc": "model.depth: 'abc' is not accepted; use an integer",
+    f"{FIT} --model.depth 2.5": "model.depth: 2.5 is not accepted; use an integer",
+    f"{FIT} --model.width [a,b]": "model.width: ['a', 'b'] is not accepted; use an integer or a list of integers",
+    f"{FIT} --model.optimizer.lr fast": "model.optimizer.lr: 'fast' is not accepted; use a number",
+    f"{FIT} --model.optimizer adam": "model.optimizer: 'adam' is not accepted; it is a group of keys, such as "
+    "model.optimizer.name",
+    f"{FIT} --model.spec {{}}": "model.spec: it is taken from the data; leave it out",
+    f"{FIT} --data.drop c": "data.drop: 'c' is not accepted; use a list of names or null, such as --data.drop [c]",
+    f"{FIT} --data.batch_size many": "data.batch_size: 'many' is not accepted; use an integer",
+    f"{FIT} --seed_everything abc": "seed_everything: 'abc' is not accepted; use true or false or an integer",
+    f"{FIT} --seed_everything -3": "seed_everything: -3 is not a seed; accepted: 0 to 4294967295",
+    f"{FIT} --trainer.precision 17": "trainer.precision: 17 is not accepted; use 64, 32, 16, …16-mixed, … or null",
+    f"{FIT} --trainer.logger board": "trainer.logger: 'board' is not a class that can be used here; use a class …",
+    "fit --data.help=Foo": "data.help: 'Foo' is not a class that can be used here; use MNISTDataModule or "
+    "TabularDataModule",
+    # model
+    f"{FIT} --model.depth -1": "model.depth: -1 is not a number of hidden layers; accepted: an integer of at least 0",
+    f"{FIT} --model.depth 2 --model.width [1,2,3]": "model.width: [1, 2, 3] has 3 entries, but model.depth: 2 …",
+    f"{FIT} --model.width 0": "model.width: 0 is not a number of units; accepted: integers of at least 1",
+    f"{FIT} --model.activation rellu": "model.activation: 'rellu' is unknown (did you mean 'relu'?); accepted: …",
+    f"{FIT} --model.norm bacth": "model.norm: 'bacth' is unknown (did you mean 'batch'?); accepted: none, batch, …",
+    f"{FIT} --model.init hee": "model.init: 'hee' is unknown (did you mean 'he'?); accepted: …",
+    f"{FIT} --model.init critical --model.activation softplus": "model.init: 'critical' has no fixed point for …",
+    f"{FIT} --model.dropout 2": "model.dropout: 2.0 is not a probability; accepted: at least 0 and below 1",
+    f"{FIT} --model.loss hinge": "model.loss: 'hinge' is unknown; accepted: auto, …",
+    f"{FIT} --model.loss mse": "model.loss: 'mse' does not fit the binary task: …; accepted: auto, bce, brier",
+    f"{FIT} --model.label_smoothing 1": "model.label_smoothing: 1.0 is out of range; accepted: at least 0 and below 1",
+    f"{FIT} --model.class_weights [1,2,3]": "model.class_weights: [1.0, 2.0, 3.0] has 3 weights for 2 classes …",
+    f"{FIT} --model.encoder.numeric plrr": "model.encoder.numeric: 'plrr' is unknown (did you mean 'plr'?); …",
+    f"{FIT} --model.encoder.numeric piecewise_linear": "model.encoder.numeric: 'piecewise_linear' needs bin edges, …",
+    # training
+    f"{FIT} --model.optimizer.name adma": "model.optimizer.name: 'adma' is unknown (did you mean 'adam'?); …",
+    f"{FIT} --model.optimizer.lr -1": "model.optimizer.lr: -1.0 is out of range; accepted: a finite number > 0",
+    f"{FIT} --model.optimizer.momentum 0.9": "model.optimizer.momentum: 0.9 has no effect on 'adam'; it belongs to …",
+    f"{FIT} --model.optimizer.name muon --model.depth 0": "model.optimizer.name: 'muon' updates hidden matrices and …",
+    f"{FIT} --model.schedule.name cosin": "model.schedule.name: 'cosin' is unknown (did you mean 'cosine'?); …",
+    f"{FIT} --trainer.max_epochs -5": "trainer: `max_epochs` must be a non-negative integer or -1",
+    f"{FIT} --trainer.max_epochs 0": "trainer.max_epochs: 0 trains nothing; use 1 or more",
+    f"{FIT} --trainer.limit_train_batches 0": "trainer.limit_train_batches: 0 trains nothing; use 1 or more",
+    f"{FIT} --trainer.log_every_n_steps 0": "trainer.log_every_n_steps: 0 is not a number of steps; use 1 or more",
+    f"{FIT} --trainer.accumulate_grad_batches 0": "trainer.accumulate_grad_batches: 0 is no number; use 1 or more",
+    f"{FIT} --trainer.val_check_interval 100": "trainer.val_check_interval: 100 is more than the 6 batches of an …",
+    f"{FIT} --trainer.gradient_clip_val -1": "trainer.gradient_clip_val: -1 is negative; use a positive norm, or null",
+    f"{FIT} --trainer.accelerator quantum": "trainer: You selected an invalid accelerator name: …",
+    f"{FIT} --trainer.devices 0": "trainer: `Trainer(devices='0')` value is not a valid input using cpu accelerator",
+    f"{FIT} --early_stopping.patience -1": "early_stopping.patience: -1 is negative; use 0 or more",
+    f"{FIT} --early_stopping.monitor val/accuracy": "early_stopping.monitor: 'val/accuracy' is not a validation …",
+    f"{FIT} --checkpoint.every_minutes -1": "checkpoint.every_minutes: -1.0 is negative; use 0 (off) or more",
+    f"{FIT} --model.norm batch --data.batch_size 47": "data.batch_size: 47 leaves 48 rows a last batch of one row, …",
+    f"{FIT} --model.norm batch --data.batch_size 1": "data.batch_size: 1 gives batches of one row, which model.norm: …",
+    # tables
+    f"{FIT} --data.path none.csv": "data.path: none.csv does not exist …",
+    f"{FIT} --data.path .": "data.path: . is a directory; give one table file (…)",
+    f"{FIT} --data.path sheet.xlsx": "data.path: sheet.xlsx is of an unknown type; accepted: .csv, …",
+    f"{FIT} --data.path empty.csv": "data.path: empty.csv is empty",
+    f"{FIT} --data.path header.csv": "data.path: header.csv has no rows below its header",
+    f"{FIT} --data.path numbers.csv": "data.path: numbers.csv has no header: its first line (1,2,3) holds only numbers",
+    f"{FIT} --data.path long.csv": "data.path: long.csv has a broken row: line 8 has 5 cells where the header has 4",
+    f"{FIT} --data.path short.csv": "data.path: short.csv has a broken row: line 8 has 2 cells where the header has 4",
+    f"{FIT} --data.path latin.csv": "data.path: latin.csv is not UTF-8 text (byte 10); save it as UTF-8",
+    f"{FIT} --data.path cut.csv.gz": "data.path: cut.csv.gz cannot be unpacked or read (…); is it complete?",
+    f"{FIT} --data.path bad.parquet": "data.path: bad.parquet is not a readable Parquet file (…)",
+    f"{FIT} --data.path same.csv": "data.path: same.csv has 1 duplicate column name(s): 'a'",
+    f"{FIT} --data.path blank.csv": "data.drop: no training row has a value in a; leave out with data.drop: [a]",
+    f"{FIT} --data.path inf.csv": "data.path: column 'a', row 3: inf is infinite; only finite numbers train",
+    f"{FIT} --data.path text.csv": "data.path: column 'a', row 3: 'seven' is not a number; leave it empty, …",
+    f"{FIT} --data.target q": "data.target: table.csv has no column 'q'; it has a, b, c, y",
+    f"{FIT} --data.drop [q]": "data.drop: table.csv has no column 'q'; it has a, b, c, y",
+    f"{FIT} --data.path constant.csv": "data.target: 'y' is yes in every training row; there is nothing to predict",
+    f"{FIT} --data.path lonely.csv": "data.split: class 'maybe' has one row, which cannot be both trained on and …",
+    f"{FIT} --data.path gap.csv": "data.target: 'y' is missing in 1 of 60 rows, first in row 3; fill it in or set …",
+    f"{FIT} --data.task regresion": "data.task: 'regresion' is unknown (did you mean 'regression'?); accepted: …",
+    f"{FIT} --data.task regression": "data.target: column 'y', row 1: 'yes' is not a number; …",
+    f"{FIT} --data.scaling std": "data.scaling: 'std' is unknown; accepted: standard, …",
+    f"{FIT} --data.split [0.5,0.1,0.1]": "data.split: [0.5, 0.1, 0.1] sums to 0.7, not to 1",
+    f"{FIT} --data.split 0.8,0.1,0.1": "data.split: '0.8,0.1,0.1' is not accepted; use a list of numbers or null",
+    f"{FIT} --data.split [1,0,0]": "data: no validation rows; give them a share of the split, or set …",
+    f"{FIT} --data.split_column c": "data.split_column: 'c' has 'x' in row 1; accepted: train, …",
+    f"{FIT} --data.path parts.csv --data.split_column c": "data.split_column: 'c' has no validation rows; mark some …",
+    f"{FIT} --data.batch_size 0": "data.batch_size: 0 must be 1 or more",
+    f"{FIT} --data.batch_size 1000": "data.batch_size: 1000 is larger than the 48 training rows; 48 trains on all …",
+    f"{FIT} --data.dataset digits": "data.dataset: 'digits' and data.path: 'table.csv' are both given; leave one out",
+    "fit --data.dataset digit": "data.dataset: 'digit' is unknown (did you mean 'digits'?); accepted: digits, …",
+    "fit --data.path table.csv": "data.target: name the column of table.csv to predict; it has a, b, c, y",
+    "fit --data.dataset adult --data.root nodata": "data.dataset: 'adult' is not at nodata/tabular/adult.csv and …; "
+    "put the file there as CSV with a column 'income', or set data.root",
+    # images
+    f"{MNIST} --data.root nodata": "data.root: 'nodata' has no MNIST; download failed (no network); put "
+    "train-images-idx3-ubyte, … (or the same with .gz) into nodata/MNIST/raw",
+    f"{MNIST} --data.root cut": "data.root: cut/MNIST/raw/train-images-idx3-ubyte is truncated: expected 7856 bytes, …",
+    f"{MNIST} --data.dataset mnits": "data.dataset: 'mnits' is not accepted; use mnist, fashion, …",
+    f"{MNIST} --data.val_fraction 1": "data.val_fraction: 1.0 is outside 0 to below 1",
+    f"{MNIST} --data.augment.rotation far": "data.augment.rotation: 'far' is not accepted; use a number",
+    f"{MNIST} --data.augment.rotation -3": "data.augment.rotation: -3.0 is outside 0 to 180",
+    f"{MNIST} --data.augment.rotatoin 3": "data.augment.rotatoin: no such key of MNISTDataModule; did you mean "
+    "data.augment.rotation?",
+    f"{MNIST} --data.augment 3": "data.augment: '3' is not accepted; it is a group of keys, such as …",
+    # runs and checkpoints
+    f"{FIT} --run.name a/b": "run.name: 'a/b' cannot name a folder; use letters, digits, '-', '_', '+' and '.'",
+    f"{FIT} --run.dir run": "run.dir: run already holds a run; name another, or go on with `fit --resume run`",
+    f"{FIT} --run.dir table.csv/run": "run.dir: …/table.csv/run cannot be written (Not a directory); name a writable …",
+    f"{FIT} --run.dir /proc/run": "run.dir: /proc/run cannot be written (…); name a writable directory",
+    "test": "--run: name the run to test, such as runs/digits/latest (or --config and --ckpt_path)",
+    "predict --config good.yaml": "--run: name the run to predict, such as runs/digits/latest (or --config and …",
+    "test --run": "--run: give the directory of a run, such as runs/digits/latest",
+    "test --run nowhere": "--run: there is no directory nowhere; give a directory that `fit` wrote",
+    "test --run .": "--run: . holds no run (no config.yaml); give a directory that `fit` wrote",
+    "test --run run --run other": "--run: run and other are both given; name one run",
+    "fit --resume nowhere": "--resume: there is no directory nowhere; give a directory that `fit` wrote",
+    "test --run young": "--run: …/young holds no checkpoint yet; go on with `fit --resume …/young`",
+    "test --run torn": "ckpt_path: …/torn/checkpoints/best.ckpt is not a checkpoint, or not a whole one; use one …",
+    "fit --resume torn": "ckpt_path: …/torn/checkpoints/last.ckpt is not a checkpoint, or not a whole one; use …",
+    "test --run damaged": "--run: …/damaged/provenance.json is damaged (…); restore it, or delete it",
+    "test --run run --ckpt_path none.ckpt": "ckpt_path: there is no file none.ckpt; give a checkpoint such as …",
+    "test --run run --ckpt_path table.csv": "ckpt_path: table.csv is not a checkpoint, or not a whole one; use one …",
+    "test --run run --ckpt_path tensor.ckpt": "ckpt_path: tensor.ckpt is not a checkpoint, or not a whole one; use …",
+    "test --run run --ckpt_path object.ckpt": "ckpt_path: object.ckpt is not a checkpoint, or not a whole one; use …",
+    "test --run run --ckpt_path pickled.ckpt": "ckpt_path: pickled.ckpt is not a checkpoint, or not a whole one; use …",
+    "test --run run --model.width 7": "model.width: 7 is not what the checkpoint was trained with (8); use the …",
+    "test --run run --model.activation tanh": "model.activation: tanh is not what the checkpoint was trained …",
+    "fit --resume run --model.width 7": "ckpt_path: the checkpoint is of another architecture "
+    "(model.blocks.0.linear.weight has shape [8, 6] in the checkpoint and [7, 6] in this config's model); …",
+    "fit --resume run --model.depth 2": "ckpt_path: the checkpoint is of another architecture (…",
+    "fit --resume run --trainer.max_epochs 2 --data.path other.csv": "data: its fingerprint is …; resume on …",
+    "predict --run run --data.path lacking.csv": "data.path: the table lacks column(s) 'b', which the model was …",
+    "predict --run run --data.path text.csv": "data.path: column 'a', row 3: 'seven' is not a number; leave it …",
+    "predict --run run --data.path none.csv": "data.path: none.csv does not exist …",
+    "test --run run --data.path new.csv": "data.target: the table has no column 'y'; without it only predict works",
+    "predict --run run --trainer.devices 2": "trainer.devices: 2 processes cannot predict; use --trainer.devices 1",
+}
+
+
+def write_configs(folder: Path) -> None:
+    write_config(folder / "good.yaml")
+    texts = {
+        "empty": "# nothing\n",
+        "words": "just words\n",
+        "broken": "model:\n  width: [1,\n  depth: }\n",
+        "twice": "model: {depth: 2}\ntrainer: {max_epochs: 1}\nmodel: {width: 3}\n",
+        "section": "modle:\n  depth: 3\n",
+        "nested": "model:\n  optimizer:\n    lrr: 3\n",
+        "scalar": "trainer: 3\n",
+        "class": "data:\n  class_path: TabluarDataModule\n",
+        "option": "data:\n  class_path: TabularDataModule\n  init_args: {droop: [a]}\n",
+        "no": "data:\n  class_path: TabularDataModule\n  init_args: {path: table.csv, target: no}\n",
+        "nos": "data:\n  class_path: TabularDataModule\n  init_args: {path: table.csv, target: y, drop: [no]}\n",
+        "mnist": "data:\n  class_path: MNISTDataModule\ntrainer: {max_epochs: 1}\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    (folder / "latin.yaml").write_bytes(b"run: {\n\xe9}")
+
+
+def write_tables(folder: Path) -> None:
+    write_table(folder / "table.csv", row1="1.5,1.0,x,yes")
+    write_table(folder / "other.csv", rows=70)
+    write_table(folder / "long.csv", row7="1,2,x,yes,5")
+    write_table(folder / "short.csv", row7="1,2")
+    write_table(folder / "same.csv", header="a,a,c,y")
+    write_table(folder / "inf.csv", row3="inf,2,x,yes")
+    write_table(folder / "text.csv", row3="seven,2,x,yes")
+    write_table(folder / "gap.csv", row3="1,2,x,")
+    write_table(folder / "lonely.csv", row3="1,2,x,maybe")
+    lines = write_table(folder / "constant.csv").read_text().splitlines()
+    every = {"constant": lambda row: f"{row.rpartition(',')[0]},yes", "blank": lambda row: f",{row.partition(',')[2]}"}
+    every["parts"] = lambda row: re.sub(r",[xy],", ",train,", row).replace(",z,", ",test,")
+    for name, change in every.items():
+        (folder / f"{name}.csv").write_text("\n".join([lines[0], *map(change, lines[1:])]) + "\n")
+    texts = {
+        "empty": "",
+        "header": "a,b,y\n",
+        "numbers": "1,2,3\n4,5,6\n",
+        "lacking": "a,c\n1,x\n",
+        "new": "a,b,c\n1,2,x\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.csv").write_text(text)
+    (folder / "latin.csv").write_bytes(b"a,b,y\n1,2,\xe9\n")
+    for name in ("sheet.xlsx", "bad.parquet", "cut.csv.gz"):
+        (folder / name).write_bytes(b"no such format")
+
+
+def write_runs(folder: Path, finished_run: Path) -> None:
+    for name in ("run", "torn", "damaged", "young"):
+        shutil.copytree(finished_run, folder / name)
+    for name in ("best", "last"):
+        whole = (finished_run / "checkpoints" / f"{name}.ckpt").read_bytes()
+        (folder / "torn" / "checkpoints" / f"{name}.ckpt").write_bytes(whole[: len(whole) // 2])
+    (folder / "damaged" / "provenance.json").write_text("{")
+    shutil.rmtree(folder / "young" / "checkpoints")
+    torch.save(torch.zeros(3), folder / "tensor.ckpt")
+    torch.save({"hyper_parameters": {}, "path": PurePosixPath("x")}, folder / "object.ckpt")
+    (folder / "pickled.ckpt").write_bytes(pickle.dumps({"hyper_parameters": {}}))
+
+
+def write_truncated_images(folder: Path) -> None:
+    """Writes four IDX files of ten images, the first of them cut short."""
+    folder.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        pixels = struct.pack(">IIII", 0x803, 10, 28, 28) + bytes(10 * 784)
+        (folder / f"{name}-images-idx3-ubyte").write_bytes(pixels if name == "t10k" else pixels[:5000])
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 10) + bytes(range(10)))
+
+
+def no_network(*arguments: object, **options: object) -> None:
+    raise OSError("no network")
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, finished_run: Path) -> Path:
+    folder = tmp_path_factory.mktemp("workshop")
+    write_configs(folder)
+    write_tables(folder)
+    write_runs(folder, finished_run)
+    write_truncated_images(folder / "cut" / "MNIST" / "raw")
+    return folder
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    """Returns the content of every file; a folder's is empty."""
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_mistake_is_told_in_one_line_and_writes_nothing(
+    words: str, workshop: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr("mlp_lab.data.image_sources.download_with_torchvision", no_network)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", no_network)
+    before = snapshot(workshop)
+    answer = bench(*words.split())
+    pattern = re.escape(f"error: {MISTAKES[words]}").replace("…", ".*") + r"\n"
+    assert re.fullmatch(pattern, answer.err), answer.err
+    assert answer.status == 2
+    after = snapshot(workshop)
+    new = {path.relative_to(workshop).parts[0] for path in after.keys() - before.keys()}
+    assert new <= {"nodata"}  # the folder of data that a download would have filled
+    assert {path: after[path] for path in before} == before
+
+
+def test_there_are_more_mistakes_than_asked_for() -> None:
+    assert len(MISTAKES) >= 100
+
+
+@pytest.mark.parametrize("words", ["trainn", "test --run nowhere", "fit --data.path empty.csv"])
+def test_shell_sees_status_and_one_line(words: str, workshop: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "mlp_lab", *words.split()]
+    done = subprocess.run(command, cwd=workshop, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: .+\n", done.stderr)
+
+
+def test_debugging_shows_the_traceback(bench: Bench, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLP_LAB_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such key"):
+        bench("fit", "--model.dept", "3")

@@ -8,6 +8,7 @@ to the loggers under the number of optimizer steps that have been taken.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
@@ -193,11 +194,6 @@ class MLPModule(L.LightningModule):
                 cast(ReduceLROnPlateau, config.scheduler).step(self._unseen)
         self._unseen = None
 
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Steps a schedule; a plateau's steps in `on_train_epoch_end`."""
-        if metric is None:
-            scheduler.step()
-
     def _record_training_loss(self, step: int) -> None:
         self._recorded = self._running.take()
         self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
@@ -216,7 +212,13 @@ class MLPModule(L.LightningModule):
         clipped = isinstance(trainer.precision_plugin, MixedPrecision) and bool(trainer.gradient_clip_val)
         optimizer = build_optimizer(self.model, self.optimizer_config, fused=not clipped)
         scheduler = build_scheduler(optimizer, self.schedule_config, trainer.estimated_stepping_batches)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": scheduler}
+        # Counting the steps has made the training loader; only one that `fit` makes takes a checkpoint's position.
+        trainer.fit_loop._combined_loader = trainer.fit_loop._data_fetcher = None
+        if scheduler is None:
+            return optimizer
+        if scheduler.get("reduce_on_plateau"):
+            scheduler["frequency"] = sys.maxsize  # never by Lightning, but in `on_train_epoch_end`
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 

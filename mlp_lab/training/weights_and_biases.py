@@ -92,8 +92,9 @@ class WandbRun(WandbLogger):
         Path(self.settings.get("dir", ".")).mkdir(parents=True, exist_ok=True)
         try:
             quiet = wandb.Settings(quiet=True, console="off")  # of its own output, the run's address is enough
-            resume = None if _offline() else "allow"
-            run = wandb.init(**self.settings, resume=resume, config=self._config, settings=quiet)
+            run = wandb.init(
+                **self.settings, resume=None if _offline() else "allow", config=self._config, settings=quiet
+            )
         except wandb.errors.Error as error:
             raise UserError(
                 f"trainer.logger: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"

@@ -57,14 +57,6 @@ def rank_bounds(first: int, last: int, *, rank: int, world_size: int) -> tuple[i
     return first + count * rank // world_size, first + count * (rank + 1) // world_size
 
 
-class Progress(NamedTuple):
-    """Where a training loop is."""
-
-    epochs: int  # that it has behind it
-    batches: int  # of the current epoch that it has behind it
-    total: float  # batches that it will take of each epoch
-
-
 class TensorLoader:
     """Iterates over global batches of resident tensors and remembers where it is.
 
@@ -88,11 +80,12 @@ class TensorLoader:
         shuffle: bool,
         reshuffle: bool = True,
         seed: int = 0,
+        start_epoch: int = 0,
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | None = None,
-        progress: Callable[[], Progress] | None = None,
+        progress: Callable[[], tuple[int, float]] | None = None,
     ) -> None:
         """Takes the tensors, and moves them where `device` is an accelerator.
 
@@ -104,12 +97,13 @@ class TensorLoader:
             shuffle: Visit the rows in `epoch_order`; otherwise in their own order, as views.
             reshuffle: A new order each epoch; False repeats epoch 0's (what `overfit_batches` needs).
             seed: Seed of the orders, >= 0.
+            start_epoch: The first epoch's number.
             drop_last: Leave out a last batch that is not full.
             rank: This process, in 0 .. world_size-1.
             world_size: Number of processes that share each global batch.
             device: Where batches are wanted; None leaves the tensors where they are.
-            progress: Returns where the training loop is, which is asked as an iteration starts (a loader may be made
-                before its loop is restored); None without such a loop.
+            progress: Returns how many batches of the current epoch the training loop has behind it, and how many it
+                will take; None without such a loop.
         """
         self.rows = len(numeric)
         self.batch_size = batch_size
@@ -123,7 +117,7 @@ class TensorLoader:
         tensors = _place((numeric, categorical, target), device=self.device, pin=not self.shuffle)
         self._numeric, self._categorical, self._target = tensors
         self._take = _take if self._numeric.device.type == self.device.type else self._take_staged
-        self._epoch = -1  # of the newest iteration that has started
+        self._epoch = start_epoch - 1  # of the newest iteration that has started
         self._given = 0  # batches that it has given
         self._progress = progress
         self._resume = False  # whether the next iterator goes on after them
@@ -138,9 +132,9 @@ class TensorLoader:
         return self._batches(resume)
 
     def _batches(self, resume: bool) -> Iterator[Batch]:
-        epochs, done, total = self._progress() if self._progress else (0, self._given, len(self))
+        done, total = (self._given, len(self)) if self._progress is None else self._progress()
         if not resume or done == 0:
-            self._epoch, self._given = max(self._epoch + 1, epochs), 0
+            self._epoch, self._given = self._epoch + 1, 0
         order = self._order() if self.shuffle else None
         for index in range(self._given, int(min(total, len(self)))):
             first = index * self.batch_size

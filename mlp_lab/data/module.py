@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from mlp_lab.data.loader import Batch, Progress, TensorLoader
+from mlp_lab.data.loader import Batch, TensorLoader
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import split_hash
 from mlp_lab.errors import UserError
@@ -200,7 +200,8 @@ class TensorDataModule(LightningDataModule):
             return build()
         return build(
             reshuffle=not getattr(trainer, "overfit_batches", 0),
-            progress=lambda: _progress(trainer),
+            start_epoch=_epochs_done(trainer),
+            progress=lambda: _epoch_progress(trainer),
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -238,15 +239,19 @@ class TensorDataModule(LightningDataModule):
             raise UserError("data: columns or scaling differ from the checkpoint's; resume with the same data settings")
 
 
-def _progress(trainer: Trainer) -> Progress:
-    """Returns where training is.
+def _epochs_done(trainer: Trainer) -> int:
+    """Returns the epochs that training has behind it, which number the next one.
 
     Lightning restores a loader's own count only inside an epoch, and not where it asks for a new loader
-    (`reload_dataloaders_every_n_epochs`). `trainer.current_epoch` still lags here when a run resumes.
+    (`reload_dataloaders_every_n_epochs`). `current_epoch` still lags here when a run resumes.
     """
-    loop = trainer.fit_loop
-    epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
-    return Progress(int(epochs.processed), int(batches.processed), trainer.num_training_batches)  # type: ignore[attr-defined]
+    return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+
+
+def _epoch_progress(trainer: Trainer) -> tuple[int, float]:
+    """Returns how many batches of the epoch training has behind it, and how many it will take."""
+    done = int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+    return done, trainer.num_training_batches
 
 
 def read_fitted(path: str, *, kind: str) -> dict[str, Any]:

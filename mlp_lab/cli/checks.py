@@ -35,6 +35,9 @@ def check_config(command: str, config: Any) -> None:
         raise UserError(f"seed_everything: {seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
     if clip is not None and clip < 0:
         raise UserError(f"trainer.gradient_clip_val: {clip} is negative; use a positive norm, or null")
+    for name, value in {"enable_checkpointing": False, "barebones": True}.items():
+        if config.trainer.get(name) is value:
+            raise UserError(f"trainer.{name}: {str(value).lower()} leaves no record of a run; leave the key out")
     if command in ("validate", "test", "predict") and not path:
         raise UserError(f"--run: name the run to {command}, such as runs/digits/latest (or --config and --ckpt_path)")
     if path:

@@ -71,7 +71,9 @@ def _check_config(path: Path) -> None:
         raise UserError(f"--config: {path} holds no keys; it should begin with one such as `model:`")
     for name in SECTIONS:
         section = content.get(name, {})
-        if not isinstance(section, dict | None) and not (name == "data" and isinstance(section, str)):
+        if section is None:
+            raise UserError(f"{name}: it has no keys in {path}; write them below it, indented, or leave it out")
+        if not isinstance(section, dict) and not (name == "data" and isinstance(section, str)):
             raise UserError(f"{name}: {section!r} in {path} is not a group of keys; write them below it, indented")
 
 

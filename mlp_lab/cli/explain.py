@@ -85,7 +85,7 @@ def _option(key: str, messages: Sequence[str]) -> str:
     group = match.groupdict().get("group")
     name = f"{key}.{group}.{match['option']}" if group else f"{key}.{match['option']}"
     accepted = [f"{key}.{parameter}" for parameter in _parameters(path)]
-    guess = nearest(name, [other for other in accepted if other.count(".") == name.count(".")])
+    guess = _closest(name, accepted)
     hint = f"did you mean {guess}?" if guess else f"accepted: {', '.join(accepted)}"
     return f"{name}: no such key of {path.rpartition('.')[2]}; {hint}"
 
@@ -98,8 +98,7 @@ def _unknown(messages: Sequence[str], keys: list[str]) -> str:
     if not word.startswith("--") and "." not in word:
         return f"{word}: unexpected word; keys begin with --"
     key = word.lstrip("-").split("=")[0]
-    same_ending = [known for known in keys if known.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-    guess = nearest(key, same_ending) or (same_ending[0] if same_ending else nearest(key, keys))
+    guess = _closest(key, keys)
     return f"{key}: no such key; " + (f"did you mean {guess}?" if guess else "`fit --help` lists the keys")
 
 
@@ -133,6 +132,23 @@ def _value(key: str, messages: Sequence[str]) -> str:
     literal = value if value[:1] in "[{(" or re.fullmatch(r"-?[\d.]+", value) else repr(value)
     example = f", such as --{key} [{value}]" if "list[str]" in kinds and "<class 'str'>" not in kinds else ""
     return f"{key}: {literal} is not accepted; use {_accepted(kinds)}{example}"
+
+
+def _closest(key: str, keys: Sequence[str]) -> str | None:
+    """Returns the key that another one most likely meant: with the same name elsewhere, or a similar name beside it.
+
+    >>> _closest("lr", ["model.optimizer.lr"]), _closest("model.dept", ["model.depth", "model.norm"])
+    ('model.optimizer.lr', 'model.depth')
+    """
+    group, _, name = key.rpartition(".")
+    namesakes = [known for known in keys if known.rpartition(".")[2] == name]
+    beside = {known.rpartition(".")[2]: known for known in keys if known.rpartition(".")[0] == group}
+    if namesakes:
+        return nearest(key, namesakes) or namesakes[0]
+    if group and beside:
+        guess = nearest(name, beside)
+        return beside[guess] if guess else None
+    return nearest(key, keys)
 
 
 def _last(pattern: re.Pattern[str], messages: Sequence[str]) -> str:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import errno
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from mlp_lab.cli.mistakes import one_line
+from mlp_lab.errors import UserError
+
+
+def test_missing_file_is_named() -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory", "a.csv")
+    assert one_line(error) == "No such file or directory: a.csv"
+    assert one_line(OSError("disk full")) == "disk full"
+
+
+def test_lightnings_refusals_are_cut_to_their_first_sentence() -> None:
+    assert one_line(MisconfigurationException("No\n such thing. Read the docs.")) == "trainer: No such thing"
+
+
+def load(saved: nn.Module, model: nn.Module) -> str | None:
+    """Returns the line for torch's own error."""
+    with pytest.raises(RuntimeError) as caught:
+        model.load_state_dict(saved.state_dict())
+    return one_line(caught.value)
+
+
+def test_weights_of_other_shapes_name_the_first_tensor_and_both_shapes() -> None:
+    line = load(nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 4)))
+    assert line is not None
+    assert (
+        "another architecture (0.weight has shape [3, 2] in the checkpoint and [4, 2] in this config's model)" in line
+    )
+
+
+def test_missing_and_superfluous_weights_say_which_side_lacks_them() -> None:
+    small, large = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert "(the checkpoint has no 1.weight)" in (load(small, large) or "")
+    assert "(this config's model has no 1.weight)" in (load(large, small) or "")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate.")])
+def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
+    line = one_line(error)
+    assert line is not None
+    assert line.startswith("out of memory")
+    assert line.endswith("lower data.batch_size, data.eval_batch_size or model.width")
+
+
+def test_a_mistake_inside_a_union_of_types_is_the_line() -> None:
+    error = ValueError("Does not validate against any of the Union subtypes\nSubtypes: ...")
+    error.__cause__ = UserError("data.seed: -1 must be 0 or more")
+    assert one_line(error) == "data.seed: -1 must be 0 or more"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x"), AssertionError("x")])
+def test_defects_of_the_program_keep_their_traceback(error: Exception) -> None:
+    assert one_line(error) is None

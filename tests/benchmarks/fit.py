@@ -49,13 +49,13 @@ class Peer:
 
 PEERS = {
     REFERENCE: Peer(title="PyTorch, hand-written loop", function="torch_peers:hand_written", needs=("torch",)),
-    "mlp_lab": Peer(title="mlp_lab fit, as shipped", function="torch_peers:mlp_lab", needs=("torch", "lightning")),
+    "mlp_lab": Peer(title="mlp_lab fit, as shipped", function="lightning_peers:mlp_lab", needs=("torch", "lightning")),
     "lightning-tensors": Peer(
-        title="Lightning, TensorDataset", function="torch_peers:lightning_tensors", needs=("torch", "lightning")
+        title="Lightning, TensorDataset", function="lightning_peers:lightning_tensors", needs=("torch", "lightning")
     ),
     "lightning-torchvision": Peer(
         title="Lightning, torchvision's MNIST",
-        function="torch_peers:lightning_torchvision",
+        function="lightning_peers:lightning_torchvision",
         needs=("torch", "lightning", "torchvision"),
     ),
     "keras-tensorflow": Peer(

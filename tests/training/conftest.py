@@ -59,7 +59,8 @@ def killed_command() -> Iterator[Command]:
         assert process.stdout is not None
 
         def run(owner: str, method: str, call: int, when: str, *words: object) -> None:
-            request = [owner, method, call, when, [str(word) for word in words]]
+            changes = {"WANDB_MODE": os.environ.get("WANDB_MODE", "offline")}
+            request = [owner, method, call, when, changes, [str(word) for word in words]]
             print(json.dumps(request), file=process.stdin, flush=True)
             assert int(process.stdout.readline()) == -signal.SIGKILL
 

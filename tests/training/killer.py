@@ -1,7 +1,8 @@
 """A process that runs commands of the program in forks of itself and kills them at a chosen moment.
 
 It has imported everything and computed nothing, so that a fork starts at once and inherits no threads. A request is one
-line of JSON: "module:name.of.an.owner", method, number of the call, "before" or "after" it, words of the command line.
+line of JSON: "module:name.of.an.owner", method, number of the call, "before" or "after" it, changes of the environment,
+words of the command line.
 The answer is the exit status of the fork: -9 where it killed itself, as it should.
 """
 
@@ -43,9 +44,10 @@ def kill_at(owner: str, method: str, call: int, when: str) -> None:
 
 def serve() -> None:
     for line in sys.stdin:
-        *moment, words = json.loads(line)
+        *moment, environment, words = json.loads(line)
         child = os.fork()
         if child == 0:
+            os.environ.update(environment)
             signal.alarm(LONGEST_SECONDS)
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
             try:

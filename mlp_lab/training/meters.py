@@ -69,7 +69,8 @@ class Meter(nn.Module):
     def update(self, losses: Tensor, logits: Tensor, target: Tensor, rows: int) -> None:
         """Adds a batch: per-sample losses (B,), logits (B, C) and targets of this process, rows of the global batch."""
         self.loss.add(losses.sum(dtype=torch.float32 if losses.device.type == "mps" else torch.float64), rows)
-        self.scores.update(logits, target)
+        if len(target):  # none, where the batch has fewer rows than there are processes
+            self.scores.update(logits, target)
 
     def compute(self) -> dict[str, float]:
         """Returns the loss and every metric of the pass and starts anew; a collective call under DDP."""

@@ -83,7 +83,7 @@ def test_history_equals_metrics_csv(run: Path, log: list[dict[str, Any]]) -> Non
 
 
 def test_a_resumed_run_writes_a_second_segment_of_the_same_id(run: Path, log: list[dict[str, Any]]) -> None:
-    """The first one ends wherever W&B had written to: `test_history_equals_metrics_csv` shows that the second is whole."""
+    """The first ends wherever W&B had written to; `test_history_equals_metrics_csv` shows that the second is whole."""
     run_id = json.loads((run / "provenance.json").read_text())["run_id"]
     assert [file.name for file in segments(run)] == [f"run-{run_id}.wandb"] * 2
     assert next(record["run"]["run_id"] for record in log if record["type"] == "run") == run_id

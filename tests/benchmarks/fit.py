@@ -173,11 +173,7 @@ def main() -> None:
     if options.worker == "sgemm":
         print(json.dumps({"gflops": harness.sgemm_gflops()}))
         return
-    if not harness.has_mnist():
-        raise SystemExit(
-            f"MNIST is not in {harness.mnist_root()}/MNIST/raw: set MLP_LAB_DATA, or let "
-            "`python -m mlp_lab fit --config configs/mnist.yaml` download it"
-        )
+    harness.require_mnist()
     if options.worker:
         print("\n" + json.dumps(measure(options.worker, epochs=options.epochs, rows=options.rows)))
         return

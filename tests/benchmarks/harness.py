@@ -58,9 +58,13 @@ def mnist_root() -> Path:
     return Path(os.environ.get("MLP_LAB_DATA") or ROOT / "data")
 
 
-def has_mnist() -> bool:
-    """Whether MNIST's training images are there."""
-    return any((mnist_root() / "MNIST/raw").glob("train-images-idx3-ubyte*"))
+def require_mnist() -> None:
+    """Ends the program where MNIST's training images are absent."""
+    if not any((mnist_root() / "MNIST/raw").glob("train-images-idx3-ubyte*")):
+        raise SystemExit(
+            f"MNIST is not in {mnist_root()}/MNIST/raw: set MLP_LAB_DATA, or let "
+            "`python -m mlp_lab fit --config configs/mnist.yaml` download it"
+        )
 
 
 def split_indices(rows: int = 60_000, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

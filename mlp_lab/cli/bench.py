@@ -178,7 +178,7 @@ class BenchCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Returns the whole configuration in plain types: absolute data paths, no run directory."""
-        text = self._parser(self.subcommand).dump(self._get_config(), skip_none=False, format="yaml")
+        text = self._parser(self.subcommand).dump(self._get_config(), skip_unset=False, format="yaml")
         config = {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
         config["run"].pop("dir", None)
         arguments = config["data"].setdefault("init_args", {})

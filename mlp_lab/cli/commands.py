@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 
 from mlp_lab.cli.bench import BenchCLI
 from mlp_lab.cli.runs import expand
 
-# Lightning 2.6 calls what jsonargparse 4.53 and torch 2.15 have deprecated; none of it is the user's to mend.
+# What libraries warn of that is not the user's to mend.
 FOREIGN_WARNINGS = (
-    r".*does not have many workers.*",
-    r".*Starting from v1\.9\.0, `tensorboardX`.*",
-    r".*LeafSpec.*is deprecated.*",
-    r".*is smaller than the logging interval.*",
-    r".*callbacks used to create the checkpoint need to be provided.*",
-    r".*jsonargparse.*deprecat.*",
+    r".*LeafSpec.*is deprecated.*",  # Lightning 2.6 on torch 2.15
+    r".*is smaller than the logging interval.*",  # an epoch's last step is always logged
+    r".*callbacks used to create the checkpoint need to be provided.*",  # `test` needs no early stopping
     r".*use `self\.log\(.*sync_dist=True.*",  # the values are those of all processes already
+    r".*A network error occurred while downloading.*",  # scikit-learn tries again; the error that follows says it all
 )
 
 
@@ -42,6 +39,5 @@ def quieten() -> None:
     """Keeps Lightning's own chatter out of the output; the bench says what matters itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("POSSIBLE_USER_WARNINGS", "off")
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

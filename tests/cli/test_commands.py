@@ -14,7 +14,7 @@ def test_only_listed_warnings_are_silenced(monkeypatch: pytest.MonkeyPatch) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quieten()
-        warnings.warn("The 'train_dataloader' does not have many workers which may be slow", stacklevel=1)
+        warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", stacklevel=1)
         with pytest.raises(UserWarning, match="of the user's concern"):
             warnings.warn("of the user's concern", stacklevel=1)
     assert logging.getLogger("lightning.pytorch").level == logging.WARNING

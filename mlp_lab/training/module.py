@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -265,7 +265,9 @@ class MLPModule(L.LightningModule):
         checkpoint["train_loss"] = {**state, "recorded": self._recorded, "unseen_val_loss": self._unseen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` added."""
+        """Restores what `on_save_checkpoint` added, and takes float64 weights as they are."""
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # Lightning does it after loading, which would round the weights to float32
         if (state := checkpoint.get("train_loss")) and self._trainer is not None:
             self._running.load_state_dict(state, rank=self.global_rank, world_size=self.trainer.world_size)
             self._recorded, self._unseen = state["recorded"], state["unseen_val_loss"]

@@ -65,6 +65,8 @@ MODES: dict[str, dict[str, Any]] = {
         "model.dropout": 0.5,
         "model.loss": "huber",
     },
+    "float64": {"trainer.precision": "64-true", "model.dropout": 0.2},
+    "bfloat16": {"trainer.precision": "bf16-mixed", "trainer.gradient_clip_val": 0.1},
     "overfitting": {"trainer.overfit_batches": 3, "trainer.max_epochs": 6, "model.dropout": 0.1},
 }
 MODULE = "mlp_lab.training.module:MLPModule"
@@ -90,6 +92,7 @@ FAST = [
     ("steps", "after the first epoch"),
     ("stops early", "after the second epoch"),
     ("diverges", "after the first epoch"),
+    ("float64", "between two saves"),
 ]
 SLOW = [
     pytest.param(mode, moment, marks=pytest.mark.slow)

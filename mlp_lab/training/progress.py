@@ -108,7 +108,7 @@ class EpochTable(ProgressBar):
             scores = [name for name in metrics if name.startswith("val/") and name != "val/loss"][:MOST_SCORES]
             self._columns = [name for name in ("train/loss", "val/loss", *scores) if name in metrics]
             header = "".join(f"{name:>{_width(name)}}" for name in self._columns)
-            self.console.print(f"[bold]{'epoch':>7}{header}{'samples/s':>12}[/bold]")
+            self.console.print(f"[bold]{'epoch':>7}{header}{'samples/s':>11}[/bold]")
         values = "".join(f"{_shown(float(metrics[name])):>{_width(name)}}" for name in self._columns if name in metrics)
         score = float(metrics.get("val/loss", float("inf")))
         mark = " [green]*[/green]" if score < self._best else ""
@@ -116,7 +116,7 @@ class EpochTable(ProgressBar):
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"{trainer.current_epoch + 1}/{last}" if last else str(trainer.current_epoch + 1)
         rate = self.rows / self.seconds if self.seconds else 0.0
-        self.console.print(f"{epoch:>7}{values}{rate:>12,.0f}{mark}", soft_wrap=True)
+        self.console.print(f"{epoch:>7}{values}{rate:>11,.0f}{mark}", soft_wrap=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Says what the mark means."""
@@ -125,7 +125,7 @@ class EpochTable(ProgressBar):
 
 
 def _width(name: str) -> int:
-    return max(len(name) + 2, 12)
+    return max(len(name) + 2, 11)  # five columns and the throughput fit into 80
 
 
 def _shown(value: float) -> str:

@@ -148,7 +148,7 @@ def _closest(key: str, keys: Sequence[str]) -> str | None:
     if group and beside:
         guess = nearest(name, beside)
         return beside[guess] if guess else None
-    return nearest(key, keys)
+    return nearest(key, [known for known in keys if known.count(".") == key.count(".")])
 
 
 def _last(pattern: re.Pattern[str], messages: Sequence[str]) -> str:

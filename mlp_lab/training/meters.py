@@ -21,30 +21,33 @@ class RunningLoss:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._total: Tensor | None = None
-        self._start = 0.0  # sum that a checkpoint brought, until the device is known
+        self._host = 0.0  # on the CPU the sum; elsewhere what a checkpoint brought, until the device is known
+        self._device: Tensor | None = None
 
     def add(self, total: Tensor, rows: int) -> None:
         """Adds a batch: this process's sum of losses, a scalar, and the rows of the global batch."""
-        if self._total is None:
-            dtype = torch.float32 if total.device.type == "mps" else torch.float64  # Apple's GPU has no float64
-            self._total = torch.tensor(self._start, dtype=dtype, device=total.device)
-        self._total += total.detach()
         self.rows += rows
+        if total.device.type == "cpu":  # reading takes 1 us there, adding to a tensor 8
+            self._host += total.item()
+            return
+        if self._device is None:
+            dtype = torch.float32 if total.device.type == "mps" else torch.float64  # Apple's GPU has no float64
+            self._device = torch.tensor(self._host, dtype=dtype, device=total.device)
+        self._device += total.detach()
 
     def sums(self) -> list[float]:
         """Returns the sum of every process; a collective call under DDP."""
-        total = torch.tensor(self._start, dtype=torch.float64) if self._total is None else self._total
+        total = self._host if self._device is None else self._device.item()
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return [total.item()]
+            return [total]
         parts: list[Any] = [0.0] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, total.item())
+        torch.distributed.all_gather_object(parts, total)
         return parts
 
     def take(self) -> float:
         """Returns the mean over the rows so far, NaN without any, and starts anew; a collective call under DDP."""
         mean = sum(self.sums()) / self.rows if self.rows else float("nan")
-        self.rows, self._total, self._start = 0, None, 0.0
+        self.rows, self._device, self._host = 0, None, 0.0
         return mean
 
     def state_dict(self) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class RunningLoss:
         """Restores this process's sum; where the number of processes has changed, the first one takes all."""
         sums = state["sums"]
         shares = sums if len(sums) == world_size else [sum(sums), *[0.0] * (world_size - 1)]
-        self.rows, self._total, self._start = state["rows"], None, shares[rank]
+        self.rows, self._device, self._host = state["rows"], None, shares[rank]
 
 
 class Meter(nn.Module):

@@ -84,8 +84,6 @@ class BestCheckpoint(Checkpoint):
             return
         measured = trainer.callback_metrics
         if self.monitor not in measured:
-            if self.monitor == "train/loss":  # not recorded yet
-                return
             raise unknown("early_stopping.monitor", self.monitor, sorted(measured))
         score = float(measured[self.monitor])
         better = math.isfinite(score) and (self.score is None or self.sign * score < self.sign * self.score)
@@ -166,7 +164,13 @@ class EarlyStop(EarlyStopping):
         for name, value in {"patience": patience, "min_delta": min_delta}.items():
             if value < 0:
                 raise UserError(f"early_stopping.{name}: {value} is negative; use 0 or more")
-        super().__init__(monitor=monitor, patience=patience, min_delta=min_delta, mode=direction(monitor))
+        super().__init__(
+            monitor=monitor,
+            patience=patience,
+            min_delta=min_delta,
+            mode=direction(monitor),
+            check_on_train_epoch_end=False,  # an epoch without validation has no new value to judge
+        )
         self.enabled = patience > 0
         self.decided = False
 

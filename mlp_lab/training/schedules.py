@@ -48,7 +48,7 @@ class ScheduleConfig:
             raise unknown("model.schedule.name", self.name, SCHEDULES)
         object.__setattr__(self, "milestones", tuple(self.milestones))  # a list after YAML or JSON
         refuse_unused("model.schedule", self, {name: schedule.uses for name, schedule in SCHEDULES.items()})
-        warmup = 0 <= self.warmup < 1 or (self.warmup < math.inf and float(self.warmup).is_integer())
+        warmup = 0 <= self.warmup < 1 or (1 <= self.warmup < math.inf and float(self.warmup).is_integer())
         inside = all(0 < milestone < 1 for milestone in self.milestones)
         increasing = list(self.milestones) == sorted(set(self.milestones))
         for setting, valid, accepted in (

@@ -124,9 +124,8 @@ def stop_after(stop: EarlyStop, values: list[float], name: str = "val_loss") -> 
     """Returns the index of the pass after which it stops, or None."""
     for index, value in enumerate(values):
         now = trainer(**{name: value})
-        now.val_check_interval, now.check_val_every_n_epoch = 0.5, 1
-        stop.setup(now, MODULE, "fit")
         stop.on_validation_end(now, MODULE)
+        stop.on_train_epoch_end(now, MODULE)  # judges nothing: the value is not a new one
         if now.should_stop:
             return index
     return None

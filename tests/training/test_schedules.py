@@ -292,6 +292,7 @@ MISTAKES = [
         "model.schedule.warmup: -0.1 is out of range; accepted: a fraction of the run in [0, 1) or a whole",
     ),
     ({"warmup": 2.5}, "model.schedule.warmup: 2.5 is out of range"),
+    ({"warmup": -1}, "model.schedule.warmup: -1 is out of range"),
     ({"warmup": math.inf}, "model.schedule.warmup: inf is out of range"),
     ({"name": "onecycle", "warmup": 0.1}, "model.schedule.warmup: 0.1 has no effect on 'onecycle'; it belongs to"),
     (

@@ -18,6 +18,8 @@ from mlp_lab.data.splits import Duplicates
 
 MOST_ROWS = 40
 """Columns that are listed one by one; a wider table shows its first ones and counts the rest by kind."""
+MOST_CLASSES = 4
+"""Classes of which each share is told; of more, the least and the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +92,13 @@ def target_words(spec: DataSpec, *, inferred: bool) -> str:
         pairs = zip(spec.target_mean, spec.target_std, strict=True)
         units = [f"mean {mean:,.6g}, standard deviation {std:,.6g}" for mean, std in pairs]
         return f"{names}: regression{how}; {units[0]}" + ("; …" if len(units) > 1 else "")
-    total = spec.rows[0]
-    shares = [f"{name} {100 * count / total:.1f}%" for name, count in zip(spec.classes, spec.class_counts, strict=True)]
     noun = "labels" if spec.task == "multilabel" else "classes"
-    return f"{names}: {spec.task}, {len(spec.classes)} {noun}{how}; {', '.join(shares[:6])}" + (
-        ", …" if len(shares) > 6 else ""
-    )
+    shares = [100 * count / spec.rows[0] for count in spec.class_counts]
+    if len(shares) > MOST_CLASSES:
+        words = f"{min(shares):.1f}% to {max(shares):.1f}% of the rows each"
+    else:
+        words = ", ".join(f"{name} {share:.1f}%" for name, share in zip(spec.classes, shares, strict=True))
+    return f"{names}: {spec.task}, {len(spec.classes)} {noun}{how}; {words}"
 
 
 def duplicate_words(duplicates: Duplicates) -> str:
@@ -135,6 +138,7 @@ def print_fitted(label: str, rows: Mapping[str, int], no_target: str, console: C
     """Prints what is served of a table that is prepared as a checkpoint says."""
     console = console or Console(highlight=False)
     counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-    console.print(_line("data", f"{label}, prepared as in the run: {counts} rows"))
+    console.print(_line("data", f"{label}, prepared as in the run"))
+    console.print(_line("rows", counts))
     if no_target:
         console.print(_line("note", no_target))

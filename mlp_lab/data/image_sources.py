@@ -6,6 +6,7 @@ import hashlib
 import string
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -136,6 +137,7 @@ def fetch(source: Source, root: Path, missing: Sequence[str], *, download: bool)
     advice = f"put {', '.join(missing)} (or the same with .gz) into {target}"
     if not download:
         raise UserError(f"data.download: false, and data.root: {str(root)!r} has no {source.folder}; {advice}")
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
@@ -144,6 +146,9 @@ def fetch(source: Source, root: Path, missing: Sequence[str], *, download: bool)
             for name in missing:
                 (Path(scratch) / source.folder / "raw" / name).replace(target / name)
     except (OSError, RuntimeError) as error:
+        for folder in made:
+            with suppress(OSError):  # holds something by now
+                folder.rmdir()
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"data.root: {str(root)!r} has no {source.folder}; download failed ({reason}); {advice}"

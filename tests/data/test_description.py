@@ -98,8 +98,16 @@ def test_multilabel_shares_are_of_the_rows() -> None:
     assert target_words(spec, inferred=False) == "a, b: multilabel, 2 labels; a 50.0%, b 90.0%"
 
 
+def test_many_classes_are_told_by_their_least_and_largest_share() -> None:
+    spec = DataSpec(
+        task="multiclass", classes=tuple("abcde"), targets=("t",), class_counts=(1, 2, 2, 2, 3), rows=(10, 0, 0)
+    )
+    assert target_words(spec, inferred=False) == "t: multiclass, 5 classes; 10.0% to 30.0% of the rows each"
+
+
 def test_what_is_served_by_a_checkpoint() -> None:
     stream = io.StringIO()
     print_fitted("new.csv", {"predict": 1500}, "no target", Console(file=stream, width=80))
-    assert "new.csv, prepared as in the run: 1,500 predict rows" in stream.getvalue()
+    assert "new.csv, prepared as in the run" in stream.getvalue()
+    assert "1,500 predict" in stream.getvalue()
     assert "no target" in stream.getvalue()

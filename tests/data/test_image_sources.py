@@ -126,11 +126,13 @@ def test_failed_download_says_which_files_go_where(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("mlp_lab.data.image_sources.download_with_torchvision", offline)
     source = SOURCES["mnist"]
     with pytest.raises(UserError) as caught:
-        read_images(source, tmp_path, download=True)
+        read_images(source, tmp_path / "new" / "root", download=True)
     message = str(caught.value)
     assert "\n" not in message
     assert "download failed (Error downloading train-images: no network)" in message
-    assert message.endswith(f"put {', '.join(source.files)} (or the same with .gz) into {tmp_path / 'MNIST' / 'raw'}")
+    assert message.endswith(
+        f"put {', '.join(source.files)} (or the same with .gz) into {tmp_path / 'new' / 'root' / 'MNIST' / 'raw'}"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

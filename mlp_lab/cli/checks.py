@@ -11,10 +11,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlp_lab.data.module import TensorDataModule
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, unknown
+from mlp_lab.model.tasks import SCORES
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
-from mlp_lab.training.weights_and_biases import LOWER_IS_BETTER
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 ARCHITECTURE = ("depth", "width", "activation", "norm", "residual", "encoder")  # what the weights are the weights of
@@ -128,12 +128,8 @@ def _check_batch_norm(trainer: L.Trainer, model: MLPModule, data: TensorDataModu
 
 
 def _check_monitor(trainer: L.Trainer, data: TensorDataModule) -> None:
-    """The best epoch has the lowest value of a validation metric for which lower is better."""
-    names = LOWER_IS_BETTER if data.spec.task == "regression" else LOWER_IS_BETTER[:1]
-    accepted = [f"val/{name}" for name in names]
+    """The best epoch and early stopping are judged by the validation loss or one of the task's metrics."""
+    accepted = [f"val/{name}" for name in ("loss", *SCORES[data.spec.task])]
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, BestCheckpoint) and callback.monitor not in accepted:
-            raise UserError(
-                f"early_stopping.monitor: {callback.monitor!r} is not a validation metric of which the lowest is the "
-                f"best; accepted: {', '.join(accepted)}"
-            )
+            raise unknown("early_stopping.monitor", callback.monitor, accepted)

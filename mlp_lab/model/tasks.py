@@ -192,6 +192,15 @@ class TaskMetrics(MetricCollection):
         return logits.sigmoid().view(target.shape), target.long()
 
 
+SCORES: dict[TaskName, tuple[str, ...]] = {
+    "regression": ("rmse", "mae", "r2"),
+    "binary": ("accuracy", "auroc", "auprc"),
+    "multiclass": ("accuracy", "f1"),
+    "multilabel": ("accuracy", "auroc"),
+}
+"""What `metrics` measures of each task."""
+
+
 def metrics(spec: DataSpec) -> TaskMetrics:
     """Builds the metrics of a data set; threshold-dependent ones use the most probable class.
 

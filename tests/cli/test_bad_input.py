@@ -102,7 +102,7 @@ MISTAKES = {
     f"{FIT} --trainer.enable_checkpointing false": "trainer.enable_checkpointing: false leaves no record of a run; …",
     f"{FIT} --trainer.barebones true": "trainer.barebones: true leaves no record of a run; leave the key out",
     f"{FIT} --early_stopping.patience -1": "early_stopping.patience: -1 is negative; use 0 or more",
-    f"{FIT} --early_stopping.monitor val/accuracy": "early_stopping.monitor: 'val/accuracy' is not a validation …",
+    f"{FIT} --early_stopping.monitor val/acuracy": "early_stopping.monitor: 'val/acuracy' is unknown (did you mean …",
     f"{FIT} --checkpoint.every_minutes -1": "checkpoint.every_minutes: -1.0 is negative; use 0 (off) or more",
     f"{FIT} --model.norm batch --data.batch_size 47": "data.batch_size: 47 leaves 48 rows a last batch of one row, …",
     f"{FIT} --model.norm batch --data.batch_size 1": "data.batch_size: 1 gives batches of one row, which model.norm: …",

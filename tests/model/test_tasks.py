@@ -12,7 +12,15 @@ from sklearn.utils.class_weight import compute_class_weight
 from mlp_lab.data.spec import TASK_NAMES, DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.losses import LOSSES
-from mlp_lab.model.tasks import DEFAULT_LOSS, build_loss, metrics, probabilities, resolve_class_weights, resolve_loss
+from mlp_lab.model.tasks import (
+    DEFAULT_LOSS,
+    SCORES,
+    build_loss,
+    metrics,
+    probabilities,
+    resolve_class_weights,
+    resolve_loss,
+)
 
 CLASSES = ("a", "b", "c")
 SPECS = {
@@ -62,6 +70,7 @@ def test_metrics_over_uneven_batches(task):
     for part in zip(logits.split([7, 1, 12, 40]), target.split([7, 1, 12, 40]), strict=True):
         scores.update(*part)
     assert values(scores) == pytest.approx(expected(task, logits, target), rel=1e-5)  # float32 sums
+    assert sorted(values(scores)) == sorted(SCORES[task])
     scores.reset()
     scores.update(logits[:30], target[:30])
     assert values(scores) == pytest.approx(expected(task, logits[:30], target[:30]), rel=1e-5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import struct
-import time
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -206,13 +205,11 @@ def test_scale_pixels_flattens_upright() -> None:
 
 
 @needs_mnist
-def test_real_mnist_is_itself_fast_and_small() -> None:
+def test_real_mnist_is_itself_and_small() -> None:
     """MNIST's published mean 0.1307 and deviation 0.3081 (of all 60,000 images); counts as in LeCun's files."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
     data = MNISTDataModule(root=REAL_ROOT, seed=0)
     data.setup("fit")
-    assert time.perf_counter() - start < 10  # about 1 s alone; other work may share the machine
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown < 500  # MiB; the float32 tensors take 209
     assert data.spec.rows == (54000, 6000, 10000)

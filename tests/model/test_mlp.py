@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import time
 
 import numpy as np
 import pytest
@@ -201,22 +200,6 @@ def test_no_module_is_called_that_does_nothing():
     mlp(torch.randn(3, 4))
     parts = [f"blocks.{layer}{part}" for layer in (0, 1) for part in (".linear", ".activation", "")]
     assert called == [*parts, "head", ""]
-
-
-@pytest.mark.slow
-def test_forward_and_backward_cost_what_a_hand_written_network_costs():
-    """Medians of interleaved rounds; the bound leaves room for noise, the module calls cost some per cent."""
-    torch.manual_seed(0)
-    x = torch.randn(128, 784)
-    ours = MLP(784, 10, depth=2, width=128)
-    theirs = nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
-    seconds: dict[nn.Module, list[float]] = {ours: [], theirs: []}
-    for _ in range(300):
-        for network, times in seconds.items():
-            start = time.perf_counter()
-            network(x).sum().backward()
-            times.append(time.perf_counter() - start)
-    assert np.median(seconds[ours]) < 1.2 * np.median(seconds[theirs])
 
 
 def test_from_spec_takes_the_shape_of_the_data():

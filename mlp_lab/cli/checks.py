@@ -34,7 +34,7 @@ def check_config(command: str, config: Any) -> None:
     if seed is not None and not 0 <= int(seed) <= LARGEST_SEED:
         raise UserError(f"seed_everything: {seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
     if clip is not None and clip < 0:
-        raise UserError(f"trainer.gradient_clip_val: {clip} is negative; use a positive norm, or null")
+        raise UserError(f"trainer.gradient_clip_val: {clip:g} is negative; use a positive norm, or null")
     for name, value in {"enable_checkpointing": False, "barebones": True}.items():
         if config.trainer.get(name) is value:
             raise UserError(f"trainer.{name}: {str(value).lower()} leaves no record of a run; leave the key out")

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision
 from lightning.pytorch.trainer.states import TrainerFn
@@ -29,7 +28,7 @@ from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP
 from mlp_lab.model.tasks import build_loss
-from mlp_lab.training.lean import quicken, relax
+from mlp_lab.training.lean import LeanModule, quicken, relax
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import ScheduleConfig, build_scheduler
@@ -39,7 +38,7 @@ LSUV_ROWS = 1024  # training rows behind the data-dependent initialisation
 Config = TypeVar("Config", EncoderConfig, OptimizerConfig, ScheduleConfig)
 
 
-class MLPModule(L.LightningModule):
+class MLPModule(LeanModule):
     """Trains one MLP under `L.Trainer` with automatic optimization.
 
     Batches are `mlp_lab.data.loader.Batch`. The loss of a step is the sum of the per-sample losses over the rows of the
@@ -133,16 +132,6 @@ class MLPModule(L.LightningModule):
     def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
         """Returns the logits, or the standardised regression mean, (B, C)."""
         return cast(Tensor, self.model(numeric, categorical))
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; the running hook's name, which Lightning notes 40 times a step, without torch's search.
-
-        That search, whether the value is a parameter, a module or a buffer, takes 60 us of a step in all.
-        """
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pandas as pd
 import pytest
 import torch
 import yaml
 
+from mlp_lab import MLPModule
 from mlp_lab.cli.bench import CheckpointConfig, RunConfig
 from mlp_lab.errors import UserError
 from tests.cli.conftest import Bench, write_config, write_table
@@ -147,9 +147,7 @@ def test_ctrl_c_says_how_to_go_on(started: bool, table: Path, bench: Bench, monk
         os.kill(os.getpid(), signal.SIGINT)
 
     hook = "on_train_batch_start" if started else "on_fit_start"
-    monkeypatch.setattr(L.LightningModule, hook, interrupt)
-    if not started:
-        monkeypatch.setattr("mlp_lab.training.module.MLPModule.on_fit_start", interrupt)
+    monkeypatch.setattr(MLPModule, hook, interrupt, raising=False)
     answer = bench("fit", "--config", "config.yaml", "--run.dir", "cut")
     advice = "go on with `python -m mlp_lab fit --resume cut`" if started else "nothing was written"
     assert answer == (130, "", f"interrupted; {advice}\n")

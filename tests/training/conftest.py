@@ -46,7 +46,9 @@ def command() -> Command:
 def killed_command() -> Iterator[Command]:
     """Runs one command in another process that kills itself (SIGKILL) at the given call of a method."""
     server = Path(__file__).with_name("killer.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    # A W&B service that this process started would outlive the killed one, and still think its run in use.
+    environment = {name: value for name, value in os.environ.items() if "WANDB_SERVICE" not in name}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, str(server)],
         stdin=subprocess.PIPE,

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,8 +59,18 @@ def table(run: Path) -> list[dict[str, float]]:
     return [{STEP: row.pop("step"), **row} for row in rows]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def settings() -> Iterator[None]:
+    """Lets W&B read the environment anew, before and after: it does so once in a process, whichever test came first."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, command: Any, killed_command: Any, environment: None) -> Path:
+def run(
+    tmp_path_factory: pytest.TempPathFactory, command: Any, killed_command: Any, environment: None, settings: None
+) -> Path:
     """A run that was killed inside its third epoch and has gone on: two segments."""
     directory = tmp_path_factory.mktemp("wandb") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +128,7 @@ def test_the_run_is_finished_and_stays_in_its_directory(run: Path, log: list[dic
 def test_without_a_login_it_says_so_in_one_line_and_leaves_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wandb.teardown()  # its settings were read once
+    wandb.teardown()
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -127,6 +138,7 @@ def test_without_a_login_it_says_so_in_one_line_and_leaves_no_run(
     assert "wandb login" in error
     assert "WANDB_MODE=offline" in error
     assert not (tmp_path / "run" / "config.yaml").exists()
+    wandb.teardown()  # the tests that follow here are offline again
 
 
 def test_the_best_checkpoint_becomes_an_artifact_when_online(tmp_path: Path) -> None:

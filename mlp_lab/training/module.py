@@ -28,17 +28,17 @@ from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP
 from mlp_lab.model.tasks import build_loss
-from mlp_lab.training.lean import LeanModule, quicken, relax
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import ScheduleConfig, build_scheduler
+from mlp_lab.training.straight import StraightModule
 
 LSUV_ROWS = 1024  # training rows behind the data-dependent initialisation
 
 Config = TypeVar("Config", EncoderConfig, OptimizerConfig, ScheduleConfig)
 
 
-class MLPModule(LeanModule):
+class MLPModule(StraightModule):
     """Trains one MLP under `L.Trainer` with automatic optimization.
 
     Batches are `mlp_lab.data.loader.Batch`. The loss of a step is the sum of the per-sample losses over the rows of the
@@ -136,8 +136,7 @@ class MLPModule(LeanModule):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Quickens the steps, reads the number of processes, applies a data-dependent init to a fresh model."""
-        quicken(self.trainer, self)
+        """Reads the number of processes, applies a data-dependent init to a fresh model."""
         self._world_size = self.trainer.world_size
         if self.init == "lsuv" and not self.trainer.ckpt_path:
             part = cast(TensorDataModule, self.trainer.datamodule).part("train")  # type: ignore[attr-defined]
@@ -147,12 +146,9 @@ class MLPModule(LeanModule):
 
     def on_train_start(self) -> None:
         """Shows callbacks the training loss that a resumed run recorded last."""
+        super().on_train_start()
         if self._recorded is not None:
             self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
-
-    def on_fit_end(self) -> None:
-        """Gives back what `on_fit_start` took out of the steps."""
-        relax(self.trainer, self)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns this process's share of the global batch's mean loss."""
@@ -175,17 +171,15 @@ class MLPModule(LeanModule):
         losses = losses + (1 - share) * self.train_loss(logits, batch.target[other])
         return cast(Tensor, losses).sum()
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, projects the weights onto the max-norm ball, and records the training loss when that is due.
+    def after_optimizer_step(self, step: int) -> None:
+        """Projects the weights onto the max-norm ball, and records the training loss when that is due.
 
         It is recorded here, before any callback can write a checkpoint of the state after this step.
         """
-        super().optimizer_step(*args, **kwargs)
         if self.max_norm:
             for linear in self.model.linears[:-1]:
                 linear.weight.data.renorm_(p=2, dim=0, maxnorm=self.max_norm)  # each unit's incoming weights
         trainer = self.trainer
-        step = trainer.global_step + 1  # the step that has just been taken
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or trainer.is_last_batch or step == trainer.max_steps:
             self._record_training_loss(step)

@@ -134,7 +134,8 @@ class StraightPath:
         if loop.restarting or trainer.accumulate_grad_batches != 1:
             _TrainingEpochLoop.advance(loop, data_fetcher)
             return
-        loop.val_loop.restarting = False
+        if loop.val_loop.restarting:
+            loop.val_loop.restarting = False
         progress, index = loop.batch_progress, loop.batch_idx + 1
         batch = next(data_fetcher)[0]
         progress.is_last_batch = data_fetcher.done
@@ -153,8 +154,7 @@ class StraightPath:
             if loop._num_ready_batches_reached():
                 loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         if self._hooks["on_train_batch_end"]:
-            outputs = ClosureResult.from_training_step_output(output).asdict() if output is not None else {}
-            self._call("on_train_batch_end", outputs, batch, index)
+            self._call("on_train_batch_end", _detached(output), batch, index)
         if results:  # something was logged by `self.log`
             connector.on_batch_end()
         results.batch = results.batch_size = None
@@ -226,6 +226,13 @@ class StraightPath:
             self.module.__dict__["_current_fx_name"] = name
             hook(*args)
             self.module.__dict__["_current_fx_name"] = None
+
+
+def _detached(output: STEP_OUTPUT) -> dict[str, Any]:
+    """Returns what `on_train_batch_end` gets: a copy of the loss without its graph, and what came with it."""
+    if isinstance(output, Tensor):
+        return {"loss": output.detach().clone()}
+    return {} if output is None else ClosureResult.from_training_step_output(output).asdict()
 
 
 def _hook(part: L.Callback | L.LightningModule, name: str, *first: Any) -> Hook | None:

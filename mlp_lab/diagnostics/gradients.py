@@ -1,0 +1,269 @@
+"""Norms of gradients and updates, and how far a signal gets: forward through a network, and backward.
+
+Pure functions; tensors may have any leading dimensions (the members of a population), written `...` below. Sums run in
+float64: the square of a vanished gradient of 1e-25 is 0 in float32. Results are tensors under the keys of the log,
+where `{l}` stands for the last dimension, the layers from 1 at the input; `to_floats` reads them all at once, because
+each reading waits for the device.
+
+One block is h = Wx + b, z = norm(h), a = φ(z), x' = dropout(a) (+ x with a skip); δ = ∂L/∂z, ε = ∂L/∂h, ρ = ∂L/∂x'.
+The head is layer L + 1: it has neither norm nor activation, so there δ = ε, the gradient of the logits.
+
+Symbols: B rows of a batch, H width of a layer, L hidden layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+Values = dict[str, Tensor]
+
+
+class LayerCapture(NamedTuple):
+    """One hidden layer in one forward and backward pass; None where there is nothing, such as a gradient.
+
+    Where a block has no norm h and z are one tensor, as are a and out without dropout and skip.
+    """
+
+    h: Tensor | None = None  # (..., B, H): Wx + b
+    z: Tensor | None = None  # (..., B, H): after the norm
+    a: Tensor | None = None  # (..., B, H): after the activation
+    out: Tensor | None = None  # (..., B, H): after dropout and skip, x'
+    epsilon: Tensor | None = None  # (..., B, H): ∂L/∂h
+    delta: Tensor | None = None  # (..., B, H): ∂L/∂z
+    grad_a: Tensor | None = None  # (..., B, H): ∂L/∂a
+    rho: Tensor | None = None  # (..., B, H): ∂L/∂x'
+
+
+class SignalSums(NamedTuple):
+    """What one process knows of a batch's signals; sums of several processes combine exactly."""
+
+    rows: Tensor  # (...): samples
+    means: tuple[Tensor, ...]  # L × (..., H): mean activation of each unit
+    spread: Tensor  # (..., L): Σ (a − mean)² over samples and units
+    delta: Tensor  # (..., L + 1): ‖δ_l‖², the head's last
+    epsilon: Tensor  # (..., L + 1): ‖ε_l‖²
+    through: Tensor  # (..., L): ‖ε_{l+1} W_{l+1}‖²
+    rho: Tensor  # (..., L): ‖ρ_l‖²
+    grad_a: Tensor  # (..., L): ‖∂L/∂a_l‖²
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Returns the tensor in float64, or in float32 on Apple's GPU, which has no wider type."""
+    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+
+
+def squared_norm(tensor: Tensor, members: int = 0) -> Tensor:
+    """Returns Σ x² over all but the first `members` dimensions, in float64.
+
+    >>> squared_norm(torch.tensor([3e-30, 4e-30])).sqrt().item()
+    5e-30
+    """
+    flat = wide(tensor).flatten(members) if tensor.dim() > members else wide(tensor).unsqueeze(-1)
+    square: Tensor = torch.linalg.vecdot(flat, flat)
+    return square
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Returns the quotient, NaN where the denominator is 0."""
+    return torch.where(denominator == 0, torch.nan, numerator / denominator)
+
+
+# ---- gradients and updates ------------------------------------------------------------------------------------------
+
+
+def gradient_norms(
+    weights: Sequence[Tensor | None], others: Iterable[Tensor] = (), *, scale: float = 1.0, members: int = 0
+) -> Values:
+    """Computes the norm of the whole gradient and of ∂L/∂W_l.
+
+    Args:
+        weights: ∂L/∂W_l of the layers 1 .. L + 1, each (..., H_out, H_in); None for a frozen one.
+        others: all other gradients (biases, norms, encoder).
+        scale: the factor by which all of them are too large (a loss scale).
+        members: number of leading dimensions.
+
+    Returns:
+        `grad/norm` (...), and `grad/norm/{l}` (..., L + 1), NaN for frozen layers.
+    """
+    squares = [None if gradient is None else squared_norm(gradient, members) for gradient in weights]
+    rest = [squared_norm(gradient, members) for gradient in others]
+    known = [square for square in squares if square is not None] + rest
+    total = torch.stack(known).sum(0) if known else torch.zeros((), dtype=torch.float64)
+    return {"grad/norm": total.sqrt() / scale, "grad/norm/{l}": _stack(squares, like=total).sqrt() / scale}
+
+
+def clipping(norm: Tensor, clipped: Tensor) -> Values:
+    """Describes what clipping did to a gradient.
+
+    Args:
+        norm: global L2 norm before, (...).
+        clipped: global L2 norm after, (...).
+
+    Returns:
+        `grad/norm_clipped`, and `grad/clip_fraction`: the share of the norm that was cut off, 0 where nothing was.
+    """
+    return {"grad/norm_clipped": clipped, "grad/clip_fraction": 1 - ratio(clipped, norm)}
+
+
+def update_ratios(before: Sequence[Tensor], after: Sequence[Tensor], *, members: int = 0) -> Values:
+    """Computes ‖ΔW_l‖/‖W_l‖ of one optimizer step; about 1e-3 is healthy (Karpathy's rule of thumb, CS231n).
+
+    Args:
+        before: the weights W_l of the layers 1 .. L + 1 before the step, each (..., H_out, H_in).
+        after: the same after it.
+        members: number of leading dimensions.
+
+    Returns:
+        `update/ratio/{l}` (..., L + 1), NaN where ‖W_l‖ = 0.
+    """
+    ratios = []
+    for old, new in zip(before, after, strict=True):
+        # One float32 subtraction is exact to rounding; of anything shorter it would not be.
+        difference = new - old if old.dtype.itemsize >= 4 else wide(new) - wide(old)
+        ratios.append(ratio(squared_norm(difference, members).sqrt(), squared_norm(old, members).sqrt()))
+    return {"update/ratio/{l}": torch.stack(ratios, -1)}
+
+
+# ---- signal ---------------------------------------------------------------------------------------------------------
+
+
+def signal_sums(
+    layers: Sequence[LayerCapture], logit_gradient: Tensor | None, weights: Sequence[Tensor], skips: Sequence[bool]
+) -> SignalSums:
+    """Sums up one batch on one process.
+
+    Args:
+        layers: the hidden layers, at least one.
+        logit_gradient: ∂L/∂logits, (..., B, C).
+        weights: W_l of the layers 1 .. L + 1, each (..., H_out, H_in).
+        skips: whether the block has a skip, for the layers 1 .. L.
+    """
+    means, spreads, through = [], [], []
+    for layer, following, weight, skip in zip(
+        layers, [*layers[1:], None], weights[1:], [*skips[1:], False], strict=True
+    ):
+        assert layer.a is not None
+        mean, spread = _moments(layer.a)
+        means.append(mean)
+        spreads.append(spread)
+        # Without a skip all that reaches x' has come through the weights: no product needs to be computed twice.
+        epsilon = logit_gradient if following is None else following.epsilon
+        through.append(layer.rho if not skip else _product(epsilon, weight))
+    leading = spreads[0].shape
+    rows = torch.full(leading, float(layers[0].a.shape[-2]), dtype=spreads[0].dtype, device=spreads[0].device)  # type: ignore[union-attr]
+
+    def squares(tensors: Iterable[Tensor | None]) -> Tensor:
+        return _stack([None if one is None else squared_norm(one, len(leading)) for one in tensors], like=rows)
+
+    head = [logit_gradient]
+    return SignalSums(
+        rows=rows,
+        means=tuple(means),
+        spread=torch.stack(spreads, -1),
+        delta=squares([*(layer.delta for layer in layers), *head]),
+        epsilon=squares([*(layer.epsilon for layer in layers), *head]),
+        through=squares(through),
+        rho=squares(layer.rho for layer in layers),
+        grad_a=squares(layer.grad_a for layer in layers),
+    )
+
+
+def combine(parts: Sequence[SignalSums]) -> SignalSums:
+    """Adds up the parts of a batch that several processes hold.
+
+    Sums of squares around a mean take the distance of the parts' means with them (Chan et al. 1983, eq. 1.5): nothing
+    cancels, though the spread of a deep sigmoid layer is 1e-14 of its square.
+    """
+    rows = torch.stack([part.rows for part in parts]).sum(0)  # (...)
+    means, between = [], []
+    for layer in range(len(parts[0].means)):
+        shares = torch.stack([part.means[layer] * ratio_of_rows(part.rows, rows) for part in parts])
+        mean = shares.sum(0)  # (..., H)
+        distances = torch.stack([part.rows * squared_norm(part.means[layer] - mean, rows.dim()) for part in parts])
+        means.append(mean)
+        between.append(distances.sum(0))
+    added = (torch.stack(field).sum(0) for field in zip(*(part[2:] for part in parts), strict=True))
+    spread, *rest = added
+    return SignalSums(rows, tuple(means), spread + torch.stack(between, -1), *rest)
+
+
+def ratio_of_rows(part: Tensor, whole: Tensor) -> Tensor:
+    """Returns the share of the rows, (..., 1), that a part holds."""
+    return (part / whole.clamp(min=1)).unsqueeze(-1)
+
+
+def signal(sums: SignalSums, *, scale: float | Tensor = 1.0) -> Values:
+    """Computes how far a signal gets, and which factor of the chain rule shrinks it on the way back.
+
+    Args:
+        sums: of the whole batch.
+        scale: what turns the captured gradient of a sample into that of its own loss: B for a mean over B rows.
+
+    Returns:
+        `signal/forward/{l}`: RMS of a_l. `signal/variation/{l}`: standard deviation over samples ÷ RMS.
+        `signal/backward/{l}`: RMS of a sample's ∂ℓ/∂z_l. `signal/span`: log10(‖δ_1‖/‖δ_L‖), −inf where nothing
+        arrives. The exact split of ‖δ_l‖/‖δ_{l+1}‖ into `signal/norm_factor/{l}` ‖ε_{l+1}‖/‖δ_{l+1}‖,
+        `signal/weight_factor/{l}` ‖ε_{l+1}W_{l+1}‖/‖ε_{l+1}‖, `signal/skip_factor/{l}` ‖ρ_l‖/‖ε_{l+1}W_{l+1}‖,
+        `signal/dropout_factor/{l}` ‖∂L/∂a_l‖/‖ρ_l‖ and `signal/activation_factor/{l}` ‖δ_l‖/‖∂L/∂a_l‖, for every
+        hidden layer: the last one's split leads to the logits. NaN where a denominator is 0.
+    """
+    widths = torch.tensor([mean.shape[-1] for mean in sums.means], dtype=sums.spread.dtype, device=sums.spread.device)
+    entries = sums.rows.unsqueeze(-1) * widths  # (..., L)
+    levels = torch.stack([squared_norm(mean, sums.rows.dim()) for mean in sums.means], -1)  # (..., L)
+    squares = (sums.spread + sums.rows.unsqueeze(-1) * levels) / entries  # (..., L)
+    delta, epsilon = sums.delta.sqrt(), sums.epsilon.sqrt()  # (..., L + 1)
+    through, rho, grad_a = sums.through.sqrt(), sums.rho.sqrt(), sums.grad_a.sqrt()  # (..., L)
+    return {
+        "signal/forward/{l}": squares.sqrt(),
+        "signal/variation/{l}": ratio((sums.spread / entries).sqrt(), squares.sqrt()),
+        "signal/backward/{l}": delta[..., :-1] / entries.sqrt() * scale,
+        "signal/span": ratio(delta[..., 0], delta[..., -2]).log10(),
+        "signal/norm_factor/{l}": ratio(epsilon[..., 1:], delta[..., 1:]),
+        "signal/weight_factor/{l}": ratio(through, epsilon[..., 1:]),
+        "signal/skip_factor/{l}": ratio(rho, through),
+        "signal/dropout_factor/{l}": ratio(grad_a, rho),
+        "signal/activation_factor/{l}": ratio(delta[..., :-1], grad_a),
+    }
+
+
+def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Reads values of one network with one wait for the device, `{l}` written out.
+
+    >>> to_floats({"signal/span": torch.tensor(-1.0), "grad/norm/{l}": torch.tensor([0.5, 0.25])})
+    {'signal/span': -1.0, 'grad/norm/1': 0.5, 'grad/norm/2': 0.25}
+    """
+    if not values:
+        return {}
+    names = [
+        key.replace("{l}", str(layer))
+        for key, value in values.items()
+        for layer in range(1, 1 + (len(value) if "{l}" in key else 1))
+    ]
+    numbers: list[float] = torch.cat([wide(value).reshape(-1) for value in values.values()]).tolist()
+    return dict(zip(names, numbers, strict=True))
+
+
+def _moments(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each unit's mean (..., H) over the rows of (..., B, H), and the sum of squares around it, (...)."""
+    exact = wide(a)
+    mean = exact.sum(-2) / max(a.shape[-2], 1)  # a process may have no rows
+    return mean, squared_norm(exact - mean.unsqueeze(-2), a.dim() - 2)
+
+
+def _product(epsilon: Tensor | None, weight: Tensor) -> Tensor | None:
+    """Returns ε W, (..., B, H_in), in float32 at least."""
+    if epsilon is None:
+        return None
+    dtype = torch.promote_types(torch.promote_types(epsilon.dtype, weight.dtype), torch.float32)
+    return epsilon.to(dtype) @ weight.detach().to(dtype)
+
+
+def _stack(values: Sequence[Tensor | None], *, like: Tensor) -> Tensor:
+    """Stacks values (...) in a new last dimension, NaN for None."""
+    missing = torch.full_like(like, torch.nan)
+    return torch.stack([missing if value is None else value for value in values], -1)

@@ -182,17 +182,16 @@ def combine(parts: Sequence[SignalSums]) -> SignalSums:
     rows = torch.stack([part.rows for part in parts]).sum(0)  # (...)
     means, between = [], []
     for layer in range(len(parts[0].means)):
-        shares = torch.stack([part.means[layer] * ratio_of_rows(part.rows, rows) for part in parts])
+        shares = torch.stack([part.means[layer] * _share(part.rows, rows) for part in parts])
         mean = shares.sum(0)  # (..., H)
         distances = torch.stack([part.rows * squared_norm(part.means[layer] - mean, rows.dim()) for part in parts])
         means.append(mean)
         between.append(distances.sum(0))
-    added = (torch.stack(field).sum(0) for field in zip(*(part[2:] for part in parts), strict=True))
-    spread, *rest = added
-    return SignalSums(rows, tuple(means), spread + torch.stack(between, -1), *rest)
+    spread, *rest = (torch.stack(field).sum(0) for field in zip(*(part[2:] for part in parts), strict=True))
+    return SignalSums._make([rows, tuple(means), spread + torch.stack(between, -1), *rest])
 
 
-def ratio_of_rows(part: Tensor, whole: Tensor) -> Tensor:
+def _share(part: Tensor, whole: Tensor) -> Tensor:
     """Returns the share of the rows, (..., 1), that a part holds."""
     return (part / whole.clamp(min=1)).unsqueeze(-1)
 

@@ -13,6 +13,22 @@ class UserError(ValueError):
     """
 
 
+class NonFiniteError(RuntimeError):
+    """A NaN or an infinity has stopped training; its message is one line that says where it was first seen.
+
+    The command line prints it without a traceback and exits with status 3. Nothing non-finite is ever written to a
+    checkpoint.
+
+    Args:
+        message: One line.
+        found: The `mlp_lab.diagnostics.scan.NonFinite` that it tells of, where that is known.
+    """
+
+    def __init__(self, message: str, found: object | None = None) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str | None:
     """Returns the entry of `accepted` that `name` most likely meant, or None.
 

@@ -17,8 +17,7 @@ several processes all of them stop at the same step: gradients are equal on all 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -27,27 +26,15 @@ import torch.distributed
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mlp_lab.diagnostics.scan import PLACES, NonFinite, first_nonfinite, is_finite
+from mlp_lab.diagnostics.scan import PLACES, NonFinite, first_nonfinite
 from mlp_lab.errors import NonFiniteError
+from mlp_lab.training.finite import all_finite
 
-__all__ = ["KEY", "FiniteCheck", "NonFinite", "NonFiniteError", "all_finite"]
+__all__ = ["KEY", "FiniteCheck", "NonFinite", "NonFiniteError"]
 
 KEY = "numerics/nonfinite"
 READ_EVERY = 50  # steps between readings of the device's flags
 MOST_BYTES = 2**28  # of batches that are kept between two readings, to name the row at fault
-
-
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Returns whether every entry of every tensor is a finite number; waits for the device.
-
-    >>> all_finite([torch.ones(2, 2), torch.tensor([1.0, float("nan")])])
-    False
-    """
-    kept = list(tensors)
-    total = 0.0
-    for tensor in kept:
-        total += tensor.sum().item()
-    return math.isfinite(total) or all(is_finite(tensor) for tensor in kept)
 
 
 class FiniteCheck:
@@ -146,7 +133,9 @@ class FiniteCheck:
         if isinstance(exception, NonFiniteError):
             if self.found is None:
                 step = max(1, trainer.global_step)
-                self.found = first_nonfinite(trainer, module, self._batches, step=step, loss=None)
+                tensor = exception.found if isinstance(exception.found, str) else ""
+                self.found = first_nonfinite(trainer, module, [], step=step, loss=None)
+                self.found = self.found or NonFinite(step=step, place="weight", tensor=tensor)
             exception.found = self.found
         self.on_train_end(trainer, module)
         return self.found

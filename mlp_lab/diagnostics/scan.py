@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mlp_lab.data.loader import Batch, TensorLoader, epoch_order, rank_bounds
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.model.mlp import MLP, Block
+from mlp_lab.training.finite import is_finite
 
 Place = Literal["data", "weight", "activation", "loss", "gradient"]
 PLACES: tuple[str, ...] = get_args(Place)  # in causal order
@@ -65,11 +66,6 @@ class Candidate(NamedTuple):
     layer: int | None
     name: str
     tensor: Tensor
-
-
-def is_finite(tensor: Tensor) -> bool:
-    """Returns whether every entry is a finite number; what is not floating point always is."""
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def first_nonfinite(
@@ -139,7 +135,8 @@ def _tensors(batch: Any, name: str = "batch") -> Iterator[tuple[str, Tensor]]:
     if isinstance(batch, Tensor):
         yield name, batch
     elif isinstance(batch, Batch):
-        yield from (pair for pair in zip(batch._fields, batch, strict=True) if isinstance(pair[1], Tensor))
+        for field, value in zip(batch._fields, batch, strict=True):
+            yield from _tensors(value, field)
     elif isinstance(batch, dict):
         for key, value in batch.items():
             yield from _tensors(value, str(key))

@@ -2,6 +2,7 @@
 
 Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. What it leaves out is
 added here: the random generators of every process, a stop that early stopping had decided, a write that cannot be torn.
+A state that is not finite is never written: the file keeps the last good one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mlp_lab.errors import UserError, unknown
+from mlp_lab.errors import NonFiniteError, UserError, unknown
+from mlp_lab.training.finite import first_bad
 from mlp_lab.training.tracking import partial_path
 
 HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")  # of every other metric, lower is better
@@ -40,8 +42,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to the disk and renames, so that a torn file never replaces a whole one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Saves `checkpoint` to `path`; an interruption leaves the former file as it was."""
+        """Saves `checkpoint` to `path`; an interruption leaves the former file as it was.
+
+        Raises:
+            NonFiniteError: A weight or the optimizer's state is not finite.
+        """
         target = Path(path)
+        refuse(first_bad(checkpoint), target)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(target)  # what a killed process left there is overwritten
         try:
@@ -52,6 +59,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def save_finite(trainer: L.Trainer, path: Path) -> None:
+    """Saves a checkpoint; several processes agree first that it is finite, so that none is left waiting for another.
+
+    Raises:
+        NonFiniteError: It is not.
+    """
+    if trainer.world_size > 1:
+        states = [optimizer.state_dict() for optimizer in trainer.optimizers]
+        bad = first_bad({"state_dict": trainer.lightning_module.state_dict(), "optimizer_states": states})
+        if trainer.strategy.reduce_boolean_decision(bad is not None, all=False):
+            refuse(bad or "a tensor of another process", path)
+    trainer.save_checkpoint(path)
+
+
+def refuse(tensor: str | None, path: Path) -> None:
+    """Raises for the name of a tensor that is not finite."""
+    if tensor is not None:
+        kept = "the last good one is kept" if path.exists() else "nothing was written"
+        raise NonFiniteError(f"{tensor} is not finite, so {path.name} was not saved; {kept}", tensor)
 
 
 class BestCheckpoint(Checkpoint):
@@ -90,7 +118,7 @@ class BestCheckpoint(Checkpoint):
         if better:
             self.score, self.epoch = score, trainer.current_epoch
             self.scores = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
-            trainer.save_checkpoint(self.path)
+            save_finite(trainer, self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value and where it was seen."""
@@ -144,7 +172,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path)
+            save_finite(trainer, self.path)
             self._saved_at = time.monotonic()
 
 

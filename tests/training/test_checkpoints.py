@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mlp_lab.errors import UserError
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -21,6 +21,7 @@ from mlp_lab.training.checkpoints import (
     LastCheckpoint,
     RandomState,
     direction,
+    save_finite,
 )
 
 
@@ -45,6 +46,43 @@ def trainer(**metrics: float) -> Any:
 
 
 MODULE: Any = L.LightningModule()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", ["weights", "optimizer"])
+def test_a_state_that_is_not_finite_is_never_written(part: str, value: float, tmp_path: Path) -> None:
+    path, plugin = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    state = {"state_dict": {"w": torch.ones(3)}, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}]}
+    bad = state["state_dict"]["w"] if part == "weights" else state["optimizer_states"][0]["state"][0]["exp_avg"]  # type: ignore[call-overload]
+    name = "state_dict.w" if part == "weights" else r"optimizer_states\[0\].state.0.exp_avg"
+    bad[1] = value
+    with pytest.raises(NonFiniteError, match=rf"^{name} is not finite, so last.ckpt was not saved; nothing was"):
+        plugin.save_checkpoint(state, path)
+    assert not path.exists()
+    bad[1] = 0.0
+    plugin.save_checkpoint(state, path)
+    before = path.read_bytes()
+    bad[2] = value
+    with pytest.raises(NonFiniteError, match=r"the last good one is kept$"):
+        plugin.save_checkpoint(state, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_processes_refuse_together(tmp_path: Path) -> None:
+    """Each process asks the others, whatever it sees itself; a stand-in answers for them."""
+    now = trainer()
+    now.world_size, now.optimizers, now.lightning_module = 2, [], torch.nn.Linear(2, 2)
+    save_finite(now, tmp_path / "last.ckpt")
+    assert now.saved == [tmp_path / "last.ckpt"]
+    now.strategy.reduce_boolean_decision = lambda decision, all: True
+    with pytest.raises(NonFiniteError, match="a tensor of another process"):
+        save_finite(now, tmp_path / "last.ckpt")
+    with torch.no_grad():
+        now.lightning_module.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"^state_dict\.weight is not finite"):
+        save_finite(now, tmp_path / "last.ckpt")
+    assert len(now.saved) == 1
 
 
 @pytest.mark.parametrize("fails", ["save", "fsync"])

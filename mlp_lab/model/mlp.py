@@ -145,6 +145,7 @@ class MLP(nn.Module):
         self.out_features = out_features
         self.widths = resolve_widths(depth, width)
         self.depth = len(self.widths)
+        self.activation = activation
         phi, scheme = find_activation(activation), initializer(init)
         if norm not in NORMS:
             raise unknown("model.norm", norm, NORMS)

@@ -20,6 +20,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError, unknown
 from mlp_lab.model.activations import Activation
 from mlp_lab.model.activations import activation as find_activation
+from mlp_lab.model.dropout import AlphaDropout, Dropout
 from mlp_lab.model.encoders import EncoderConfig, build_encoder
 from mlp_lab.model.initialization import initialize_, initializer
 
@@ -72,15 +73,23 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, width: int, *, activation: Activation, norm: str, dropout: float, residual: bool
+        self,
+        in_features: int,
+        width: int,
+        *,
+        activation: Activation,
+        norm: str,
+        dropout: float,
+        residual: bool,
+        layer: int,
     ) -> None:
         super().__init__()
         make_norm = NORMS[norm]
-        drop = nn.AlphaDropout if activation.name == "selu" else nn.Dropout  # Klambauer et al. (2017, section 3)
+        drop = AlphaDropout if activation.name == "selu" else Dropout  # Klambauer et al. (2017, section 3)
         self.linear = _linear(in_features, width)
         self.norm = make_norm(width) if make_norm else None
         self.activation = activation.make()
-        self.dropout = drop(dropout) if dropout else None
+        self.dropout = drop(dropout, layer) if dropout else None
         self.skip = residual and in_features == width
 
     def steps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,16 +164,19 @@ class MLP(nn.Module):
         if first < 1 or out_features < 1:
             raise ValueError(f"an MLP needs inputs and outputs, not {first} inputs and {out_features} outputs")
         self.encoder = encoder
-        self.input_dropout = nn.Dropout(input_dropout) if input_dropout else None
+        self.input_dropout = Dropout(input_dropout) if input_dropout else None
         self.blocks = nn.ModuleList(
-            Block(before, after, activation=phi, norm=norm, dropout=dropout, residual=residual)
-            for before, after in pairwise((first, *self.widths))
+            Block(before, after, activation=phi, norm=norm, dropout=dropout, residual=residual, layer=layer)
+            for layer, (before, after) in enumerate(pairwise((first, *self.widths)), start=1)
         )
         self.head = _linear((first, *self.widths)[-1], out_features)
         initialize_(self.linears, scheme, phi)
         if bias is not None:
             for linear in self.linears[:-1]:
                 nn.init.constant_(linear.bias, bias)
+        seed = int(torch.randint(2**31, ())) if self.dropouts else 0
+        for drop in self.dropouts:
+            drop.seed = seed
 
     @classmethod
     def from_spec(cls, spec: DataSpec, *, encoder: EncoderConfig | None = None, **settings: Unpack[Settings]) -> MLP:
@@ -182,6 +194,11 @@ class MLP(nn.Module):
     def linears(self) -> list[nn.Linear]:
         """The linear layers from the input to the head, without the encoder's."""
         return [*(cast(Block, block).linear for block in self.blocks), self.head]
+
+    @property
+    def dropouts(self) -> list[Dropout]:
+        """The dropout of the inputs and of the hidden layers, where there is one."""
+        return [part for part in self.modules() if isinstance(part, Dropout)]
 
     def forward(
         self, numeric: Tensor, categorical: Tensor | None = None, *, trace: bool = False

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mlp_lab.data.loader import Batch
+from mlp_lab.data.loader import Batch, rank_bounds
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
@@ -152,6 +152,10 @@ class MLPModule(StraightModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns this process's share of the global batch's mean loss."""
+        if self._world_size > 1:
+            first_row, _ = rank_bounds(0, batch.count, rank=self.global_rank, world_size=self._world_size)
+            for dropout in self.model.dropouts:
+                dropout.first_row = first_row  # masks are those of one process with the whole batch
         total = self._mixed_loss(batch) if self.mixup else self._loss(batch)
         self._running.add(total, batch.count)
         return total * (self._world_size / batch.count)

@@ -11,6 +11,7 @@ from torch import nn
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.dropout import AlphaDropout
 from mlp_lab.model.mlp import MLP, NORMS, Settings, resolve_widths
 
 NUMPY = {
@@ -174,7 +175,7 @@ def test_input_dropout_acts_on_the_inputs():
 def test_selu_gets_alpha_dropout_that_keeps_mean_and_variance():
     torch.manual_seed(0)
     block = MLP(300, 1, depth=1, width=300, activation="selu", init="lecun", dropout=0.1).blocks[0]
-    assert isinstance(block.dropout, nn.AlphaDropout)
+    assert isinstance(block.dropout, AlphaDropout)
     x = torch.randn(2000, 300)
     dropped, kept = block(x), block.eval()(x)
     assert dropped.mean().item() == pytest.approx(kept.mean().item(), abs=0.02)

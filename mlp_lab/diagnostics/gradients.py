@@ -60,8 +60,8 @@ def wide(tensor: Tensor) -> Tensor:
 def squared_norm(tensor: Tensor, members: int = 0) -> Tensor:
     """Returns Σ x² over all but the first `members` dimensions, in float64.
 
-    >>> squared_norm(torch.tensor([3e-30, 4e-30])).sqrt().item()
-    5e-30
+    >>> f"{squared_norm(torch.tensor([3e-30, 4e-30])).sqrt().item():.3g}"
+    '5e-30'
     """
     flat = wide(tensor).flatten(members) if tensor.dim() > members else wide(tensor).unsqueeze(-1)
     square: Tensor = torch.linalg.vecdot(flat, flat)

@@ -246,12 +246,11 @@ def _inputs(mlp: MLP, batch: Any) -> tuple[Tensor, Tensor | None] | None:
 
 @contextmanager
 def _untouched(mlp: MLP) -> Iterator[None]:
-    """Gives the running statistics of norms and the random generators back as they were."""
-    saved = {name: buffer.clone() for name, buffer in mlp.named_buffers()}
+    """Gives the statistics of norms, the counters of dropout and the random generators back as they were."""
+    saved = {name: value.clone() if isinstance(value, Tensor) else value for name, value in mlp.state_dict().items()}
     devices = [parameter.device for parameter in mlp.parameters() if parameter.device.type == "cuda"][:1]
     with torch.random.fork_rng(devices):
         try:
             yield
         finally:
-            for name, buffer in mlp.named_buffers():
-                buffer.copy_(saved[name])
+            mlp.load_state_dict(saved)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class WandbRun(WandbLogger):
             "notes": notes,
         }
         self.log_checkpoint = log_checkpoint
+        self.derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None  # values to add to a row
         self._config: dict[str, Any] = {}
 
     def attach(self, directory: Path, run_id: str, config: Mapping[str, Any]) -> None:
@@ -69,6 +70,11 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the whole configuration was given to `attach`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs one row, and what `derive` makes of it."""
+        super().log_metrics({**metrics, **self.derive(metrics)} if self.derive else metrics, step)
 
     @rank_zero_only
     def replay(self, rows: list[dict[str, str]]) -> None:
@@ -109,8 +115,14 @@ class WandbRun(WandbLogger):
         return run
 
     @rank_zero_only
-    def finish(self, best: Path | None, summary: Mapping[str, float]) -> None:
-        """Ends the run: final numbers into the summary, the best checkpoint as an artifact when online."""
+    def finish(self, best: Path | None, summary: Mapping[str, float], exit_code: int = 0) -> None:
+        """Ends the run: final numbers into the summary, the best checkpoint as an artifact when online.
+
+        Args:
+            best: The best checkpoint, or None.
+            summary: Numbers for the summary.
+            exit_code: 0, or the status of a run that failed.
+        """
         import wandb
 
         if self._experiment is None:
@@ -121,7 +133,7 @@ class WandbRun(WandbLogger):
             artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(summary))
             artifact.add_file(str(best))
             run.log_artifact(artifact, aliases=["best"])
-        run.finish()
+        run.finish(exit_code)
         self._experiment = None
 
 

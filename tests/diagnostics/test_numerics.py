@@ -217,9 +217,10 @@ def test_a_bad_micro_batch_is_found_under_accumulation(data: TabularDataModule) 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "muon"])
 def test_a_healthy_run_is_the_same_to_the_bit(data: TabularDataModule, name: str, deferred: bool) -> None:
     optimizer = OptimizerConfig(name=name, lr=1e-2)
-    runs = [fit(data, epochs=1, optimizer=optimizer, check=FiniteCheck(read_every=7, deferred=deferred), norm="batch")]
+    check, few = FiniteCheck(read_every=7, deferred=deferred), {"limit_train_batches": 15}
+    runs = [fit(data, epochs=1, optimizer=optimizer, check=check, trainer=few, norm="batch")]
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    settings |= {"max_epochs": 1, "enable_model_summary": False, "limit_val_batches": 0}
+    settings |= {"max_epochs": 1, "enable_model_summary": False, "limit_val_batches": 0, **few}
     torch.manual_seed(0)
     plain = MLPModule(data.spec_dict, depth=3, width=16, optimizer=optimizer, norm="batch")
     L.Trainer(**settings).fit(plain, data)

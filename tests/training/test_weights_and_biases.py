@@ -149,7 +149,7 @@ def test_the_best_checkpoint_becomes_an_artifact_when_online(tmp_path: Path) -> 
         offline=False,
         summary={},
         log_artifact=lambda artifact, aliases: given.append((artifact, aliases)),
-        finish=lambda: given.append("finished"),
+        finish=lambda status: given.append("finished"),
     )
     (tmp_path / "best.ckpt").write_bytes(b"weights")
     logger = WandbRun()
@@ -164,7 +164,7 @@ def test_the_best_checkpoint_becomes_an_artifact_when_online(tmp_path: Path) -> 
 
 def test_nothing_is_uploaded_when_told_so(tmp_path: Path) -> None:
     given: list[Any] = []
-    stand_in = SimpleNamespace(id="1", offline=False, summary={}, log_artifact=given.append, finish=lambda: None)
+    stand_in = SimpleNamespace(id="1", offline=False, summary={}, log_artifact=given.append, finish=lambda status: None)
     logger = WandbRun(log_checkpoint=False)
     logger._experiment = stand_in  # type: ignore[assignment]
     logger.finish(tmp_path / "best.ckpt", {})

@@ -1,0 +1,125 @@
+"""Cures, as flags to paste behind the command; each is computed from the run's own settings and measurements.
+
+A cure changes as little as it can: what is asked for is what the evidence speaks of, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from mlp_lab.diagnostics.evidence import Facts
+from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.criticality import critical_point
+
+TARGET_RATIO = 1e-2
+"""First-step ‖ΔW‖/‖W‖ that a new learning rate aims at. 1e-3 is a good average over a whole run (Karpathy, CS231n), but
+steps begin larger: nets that learnt at once began at 3e-3 to 3e-2, whatever their optimizer."""
+DEEP = 5  # hidden layers from which a smooth activation needs its critical initialisation, not just a good one
+
+
+def flag(key: str, value: object) -> str:
+    """Returns one flag.
+
+    >>> flag("model.optimizer.lr", 0.003), flag("model.residual", True)
+    ('--model.optimizer.lr 0.003', '--model.residual true')
+    """
+    text = f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"--{key} {text}"
+
+
+def rounded(value: float) -> float:
+    """Rounds to one significant digit of 1, 2, 3 or 5: a rate that a person would write.
+
+    >>> [rounded(value) for value in (0.00123, 0.0027, 0.44, 8.0)]
+    [0.001, 0.003, 0.5, 10.0]
+    """
+    power = 10.0 ** math.floor(math.log10(value))
+    nearest = min((1, 2, 3, 5, 10), key=lambda digit: abs(math.log10(value / power / digit)))
+    return float(f"{nearest * power:.1e}")
+
+
+def learning_rate(facts: Facts, factor: float) -> list[str]:
+    """Returns the flag that multiplies the learning rate, or nothing where the rate is unknown."""
+    if not (facts.lr > 0 and factor > 0 and math.isfinite(factor)):
+        return []
+    return [flag("model.optimizer.lr", rounded(facts.lr * factor))]
+
+
+def best_init(facts: Facts) -> str:
+    """Returns the initialisation that carries a signal through this activation at this depth."""
+    record = ACTIVATIONS.get(facts.activation)
+    if record is None:
+        return "he"
+    piecewise_linear = record.init == "he" and not record.saturates and facts.activation.endswith("relu")
+    if facts.depth > DEEP and not piecewise_linear and facts.activation != "selu":
+        theory = ACTIVATIONS["tanh"] if facts.activation == "sigmoid" else record
+        if critical_point(theory) is not None:
+            return "critical"
+    return record.init
+
+
+def initialisation(facts: Facts) -> list[str]:
+    """Returns the flag for weights of the right scale."""
+    return [flag("model.init", best_init(facts))]
+
+
+def input_scaling(facts: Facts) -> list[str]:
+    """Returns the flag that brings inputs to unit scale, or nothing for a user's own data."""
+    if facts.data == "MNISTDataModule":
+        return [flag("data.normalize", True)]
+    return [flag("data.scaling", "standard")] if facts.data == "TabularDataModule" else []
+
+
+def other_activation(facts: Facts) -> list[str]:
+    """Returns the flags for an activation whose derivative does not shrink gradients, with its initialisation."""
+    return [flag("model.activation", "relu"), flag("model.init", "he")]
+
+
+def signal_flow(facts: Facts, *, weights: bool, activation: bool) -> list[str]:
+    """Returns what lets a gradient through.
+
+    Args:
+        facts: the run.
+        weights: whether the weights shrink (or grow) it.
+        activation: whether the activation's derivative does.
+    """
+    if activation and facts.activation in ACTIVATIONS and ACTIVATIONS[facts.activation].saturates:
+        return other_activation(facts)
+    if weights and facts.init != best_init(facts):
+        return initialisation(facts)
+    if facts.norm == "none":
+        return [flag("model.norm", "layer")]  # Ba et al. (2016)
+    return [flag("model.residual", True)]  # He et al. (2016)
+
+
+def revival(facts: Facts) -> list[str]:
+    """Returns what keeps units alive: a bias that is not negative, else a slope on both sides and smaller steps."""
+    if facts.bias is not None and facts.bias < 0:
+        return [flag("model.bias", 0)]
+    if facts.activation == "leaky_relu":
+        return learning_rate(facts, 0.1)
+    return [flag("model.activation", "leaky_relu"), flag("model.init", "he"), *learning_rate(facts, 0.1)]
+
+
+def more_capacity(facts: Facts) -> list[str]:
+    """Returns a hidden layer's width that is no bottleneck: a power of two, several units per class."""
+    width = max(64, 2 ** math.ceil(math.log2(max(4 * facts.classes, 1))), *(4 * one for one in facts.widths[:1]))
+    return [flag("model.depth", max(facts.depth, 1)), flag("model.width", width)]
+
+
+def regularisation(facts: Facts) -> list[str]:
+    """Returns more dropout (Srivastava et al. 2014) and decoupled weight decay (Loshchilov & Hutter 2019)."""
+    dropout = 0.5 if facts.dropout < 0.5 else min(0.8, facts.dropout + 0.15)
+    flags = [flag("model.dropout", dropout)]
+    if facts.optimizer == "adam":
+        flags.append(flag("model.optimizer.name", "adamw"))
+    if facts.optimizer in ("adam", "adamw"):
+        flags.append(flag("model.optimizer.weight_decay", max(0.1, 2 * facts.weight_decay)))
+    return flags
+
+
+def without(facts: Facts, names: Iterable[str]) -> list[str]:
+    """Returns flags that turn these settings of the run off."""
+    off = {"dropout": "model.dropout", "weight_decay": "model.optimizer.weight_decay", "mixup": "model.mixup"}
+    return [flag(off[name], 0) for name in names]

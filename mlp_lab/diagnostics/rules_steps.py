@@ -1,0 +1,194 @@
+"""Rules about the steps themselves: too large, too small, or undone by a NaN; and units that died of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from mlp_lab.diagnostics import fixes
+from mlp_lab.diagnostics.evidence import Evidence, Measured, per_layer
+from mlp_lab.diagnostics.findings import Verdict
+from mlp_lab.diagnostics.outcome import diverged, fails, first_step, outcome
+from mlp_lab.model.activations import ACTIVATIONS
+
+FIRST = 10  # steps in which a learning rate far too high shows
+LARGE_RATIO = 0.4
+RISEN = 3.0
+SMALL_MOVE, SMALL_MOVE_LATE = 0.1, 0.5
+DEAD = 0.9
+ENDLESS = 10  # epochs that an endless run is judged by
+
+
+def update_too_large(evidence: Evidence) -> Verdict | None:
+    """Judges steps that are too large: by the first ten, and by losses that leave all bounds.
+
+    A step is large where ‖ΔW‖/‖W‖ of its middle layer (the median over layers whose weights did not begin as 0) is
+    above 0.4: such a layer has lost what its initialisation gave it. Healthy nets have stayed below 0.25, at depths of
+    0 to 14 under SGD, Adam, RMSprop and Muon; one layer alone (the head of a regression) may take a step of 1.5 and
+    recover, hence the median. A ratio counts for what it is whatever the batch size. Large first steps alone are a
+    warning; they are critical where the loss has diverged, or is no better than guessing after an epoch.
+    """
+    first = first_step(evidence)
+    moved = per_layer(first.values, "update/ratio")
+    zero = {layer for layer in range(1, evidence.facts.depth + 2) if not moved.get(layer)}
+    early = [one for one in evidence.steps if one.step <= FIRST]
+    ratios = {one.step: _middle(one, zero) for one in early}
+    worst = max(ratios, key=ratios.__getitem__, default=0)
+    large = ratios.get(worst, 0.0) > LARGE_RATIO
+    bad = diverged(evidence)
+    if not (large or (bad and evidence.nonfinite is None) or _risen(evidence)):
+        return None
+    loss = first.values.get("train/loss", math.nan)
+    late = (evidence.series("train/loss") + evidence.epoch_series("train/loss"))[-1:]
+    now = late[0][1] if late else math.nan
+    begin = ratios.get(1, 0.0)
+    shown = (
+        f"step {worst} changed the weights of the middle layer by {ratios[worst]:.2g} of their norm" if large else ""
+    )
+    return Verdict(
+        code="update_too_large",
+        severity="critical" if fails(evidence) else "warning",
+        layer=_largest_layer(early, worst) if large else None,
+        step=worst if large else evidence.step,
+        evidence={"update/ratio": ratios.get(worst, math.nan), "first_loss": loss, "last_loss": now},
+        message=f"The steps are too large: {shown or 'the loss has climbed'} (about 0.01 is healthy at the "
+        "start), and the "
+        f"loss went from {loss:.3g} to {now:.3g}. Each step jumps past the valley it aims at, and undoes what "
+        "was learnt.",
+        fix=fixes.learning_rate(evidence.facts, min(fixes.TARGET_RATIO / begin, 0.1) if begin > 0 else 0.1),
+    )
+
+
+def _middle(record: Measured, leave_out: set[int]) -> float:
+    """Returns the median over layers of ‖ΔW‖/‖W‖."""
+    ratios = [one for layer, one in per_layer(record.values, "update/ratio").items() if layer not in leave_out]
+    return statistics.median(ratios) if ratios else 0.0
+
+
+def _largest_layer(records: list[Measured], step: int) -> int | None:
+    ratios = next((per_layer(one.values, "update/ratio") for one in records if one.step == step), {})
+    return max(ratios, key=ratios.__getitem__, default=None)
+
+
+def _risen(evidence: Evidence) -> bool:
+    """Whether both losses have climbed back: 3 times their minimum, and above half of what guessing costs."""
+    for key, baseline in (
+        ("train/loss", evidence.facts.baseline_loss),
+        ("val/loss", evidence.facts.baseline_val_loss),
+    ):
+        losses = [value for _, value in evidence.epoch_series(key)]
+        if not losses or not losses[-1] > max(RISEN * min(losses), baseline / 2):
+            return False
+    return True
+
+
+def nonfinite_training(evidence: Evidence) -> Verdict | None:
+    """Judges a NaN or an infinity that training has made, in its step. No threshold.
+
+    In float32 a loss or a gradient overflows only after steps or weights were far too large: nearly always it is the
+    consequence of another verdict, and then that one has the cure.
+    """
+    found = evidence.nonfinite
+    if found is None or found.place == "data":
+        return None
+    return Verdict(
+        code="nonfinite",
+        severity="critical",
+        layer=found.layer,
+        step=found.step,
+        evidence={"step": float(found.step)},
+        message=f"{str(found)[:1].upper()}{str(found)[1:]}. The data of that step is finite, so training has "
+        "made it: numbers "
+        "have grown until they overflowed. Smaller steps prevent it, and clipping stops a single bad batch.",
+        fix=[*fixes.learning_rate(evidence.facts, 0.1), fixes.flag("trainer.gradient_clip_val", 1.0)],
+    )
+
+
+def dead_from_start(evidence: Evidence) -> Verdict | None:
+    """Judges layers that are dead as they begin: in the first step, and in the first validation pass.
+
+    In the first step a ReLU layer of which every output is 0 for the whole batch passes no gradient to anything below.
+    In the first pass a layer counts where 90% of its units carry no information (`units/dead`): a healthy net of 512
+    units has had 22% dead and 98.9% accuracy, one of width 16 up to 60%; 90% leaves a bottleneck of a tenth. Critical
+    where the loss has not moved after an epoch: below that, units may revive (a bias of -2 under Adam).
+    """
+    values = first_step(evidence).values
+    silent = [layer for layer, size in per_layer(values, "signal/forward").items() if size == 0]
+    record = evidence.epochs[0] if evidence.epochs else None
+    layers, shares = _dead_layers(record)
+    if not silent and not layers:
+        return None
+    layer = silent[0] if silent else layers[0]
+    share = 1.0 if silent else shares[layer]
+    return _dead(evidence, layer, share, step=1 if silent else record.step if record else 1, start=True)
+
+
+def dead_later(evidence: Evidence) -> Verdict | None:
+    """Judges layers of which 90% of the units are dead now, and were not after the first epoch.
+
+    Units that lived have been pushed where no input reaches them, mostly by steps that were too large: look above.
+    """
+    if len(evidence.epochs) < 2 or dead_from_start(evidence) is not None:
+        return None
+    layers, shares = _dead_layers(evidence.epochs[-1])
+    return _dead(evidence, layers[0], shares[layers[0]], step=evidence.step, start=False) if layers else None
+
+
+def _dead_layers(record: Measured | None) -> tuple[list[int], dict[int, float]]:
+    shares = per_layer(record.values, "units/dead") if record else {}
+    return [layer for layer, share in shares.items() if share >= DEAD], shares
+
+
+def _dead(evidence: Evidence, layer: int, share: float, *, step: int, start: bool) -> Verdict:
+    facts = evidence.facts
+    flat = facts.activation in ACTIVATIONS and ACTIVATIONS[facts.activation].can_die
+    why = f"their bias began at {facts.bias:g}" if facts.bias else "their pre-activations are below 0 on every row"
+    return Verdict(
+        code="dead_units",
+        severity="critical" if fails(evidence) else "warning",
+        layer=layer,
+        step=step,
+        evidence={f"units/dead/{layer}": share},
+        message=f"{share:.0%} of the units of layer {layer} are dead "
+        f"{'from the start' if start else 'by now'}: they give the "
+        f"same output for every input, because {why}"
+        + (f"; there the derivative of {facts.activation} is 0, so no gradient can bring them back." if flat else "."),
+        fix=fixes.revival(facts),
+    )
+
+
+def update_too_small(evidence: Evidence) -> Verdict | None:
+    """Judges steps too small to arrive: after an epoch without progress, or 50 steps if that is longer.
+
+    The largest ‖ΔW‖/‖W‖ of any layer at any measurement, times the planned steps, bounds how far the weights can get.
+    Below 0.1 no layer will have moved by a tenth of its norm; below 0.5 it is told after three epochs and half of the
+    plan. Of 190 nets that learnt, at any depth, activation and optimizer, nine had come below 0.9 of guessing's loss
+    with less than 0.1, all of them within two epochs, so the loss has the last word. It needs no word on the optimizer,
+    since the ratio is that of the real step; a warm-up is over before the largest ratio. Layers that began as 0 are
+    left out: any step is large to them. Critical: only time would be lost by waiting.
+    """
+    facts, so_far = evidence.facts, outcome(evidence)
+    steps = facts.planned_steps or ENDLESS * facts.steps_per_epoch
+    ratios = [
+        value
+        for one in evidence.steps
+        for layer, value in per_layer(one.values, "update/ratio").items()
+        if layer not in facts.zero_layers
+    ]
+    largest = max(ratios, default=0.0)
+    patient = evidence.step >= 50 or so_far.over
+    late = so_far.over or (so_far.epochs >= 3 and 2 * evidence.step >= steps)
+    limit = SMALL_MOVE_LATE if late else SMALL_MOVE
+    if not (so_far.unmoved and patient and 0 < largest * steps < limit):
+        return None
+    return Verdict(
+        code="update_too_small",
+        severity="critical",
+        step=evidence.step,
+        evidence={"update/ratio": largest, "planned_steps": float(steps), "loss_over_guessing": so_far.last},
+        message=f"The steps are too small: none has changed any layer by more than {largest:.1g} of its norm, "
+        "so that all "
+        f"{steps} planned steps together change it by {largest * steps:.1g} at most, and the loss is still that of "
+        f"guessing ({so_far.last:.2f} of it). About 0.01 per step is healthy at the start.",
+        fix=fixes.learning_rate(facts, fixes.TARGET_RATIO / largest),
+    )

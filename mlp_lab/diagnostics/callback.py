@@ -17,13 +17,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.diagnostics.capture import find_mlp
+from mlp_lab.diagnostics.dashboard import send_histograms
+from mlp_lab.diagnostics.display import VerdictReport
 from mlp_lab.diagnostics.evidence import Evidence, Measured
 from mlp_lab.diagnostics.facts import collect_facts
 from mlp_lab.diagnostics.gradients import to_floats
 from mlp_lab.diagnostics.history import pack, thin_, unpack
 from mlp_lab.diagnostics.numerics import FiniteCheck
+from mlp_lab.diagnostics.passes import UnitPass
 from mlp_lab.diagnostics.probe import StepProbe
 from mlp_lab.diagnostics.settings import DEFAULT_GROUPS, FIRST_STEPS, DiagnosticsConfig
+from mlp_lab.diagnostics.theory import Prediction, init_values, predict
 from mlp_lab.diagnostics.verdicts import Verdict, diagnose
 from mlp_lab.model.mlp import MLP
 from mlp_lab.training.module import MLPModule
@@ -52,8 +56,11 @@ class Diagnostics(L.Callback):
         self.evidence = Evidence()
         self.verdicts: list[Verdict] = []
         self._check = FiniteCheck()
+        self._report = VerdictReport()
         self._mlp: MLP | None = None
         self._probe: StepProbe | None = None  # of the step that is being measured
+        self._units: UnitPass | None = None
+        self._prediction: Prediction | None = None  # of the network as it was initialised
         self._next = 0  # the next optimizer step to measure, from 1; 0 before training
         self._postponed: list[str] = []  # groups that a skipped step still owes
         self._judged = 0  # the step after which a judgement was made last
@@ -66,6 +73,8 @@ class Diagnostics(L.Callback):
             self._mlp = find_mlp(pl_module)
             self.evidence, self.verdicts = Evidence(), []
             self._postponed, self._judged = [], 0
+            judged = "units" in self.config.groups and self._mlp.depth > 0
+            self._units = UnitPass(self._mlp, training=self.config.probe == "train") if judged else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collects what is known before the first step; a resumed run keeps what it began with, but for its plan."""
@@ -74,26 +83,35 @@ class Diagnostics(L.Callback):
         if trainer.global_step and known.weight_gains:
             facts = replace(known, planned_steps=facts.planned_steps, planned_epochs=facts.planned_epochs)
         self.evidence.facts = facts
+        if "init" in self.config.groups and trainer.global_step == 0 and self._mlp.depth > 0:
+            rms = facts.input_rms
+            self._prediction = predict(self._mlp, rms**2 if rms > 0 else 1.0)
         self._check.on_train_start(trainer, pl_module)
+        self._report.start(trainer, self.verdicts)
         self._next = self._due_after(trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judges the whole run."""
-        self._release()
+        self._release(over=True)
         self._check.on_train_end(trainer, pl_module)
-        self._judge(trainer.global_step)
+        self.verdicts = diagnose(self.evidence)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._report.close(trainer, self.verdicts, measured=bool(self.config.groups))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Takes all hooks out; where a NaN or an infinity has stopped the run, names it."""
-        self._release()
+        self._release(over=True)
         if self._mlp is not None and trainer.state.fn == TrainerFn.FITTING:
             self.evidence.nonfinite = self._check.on_exception(trainer, pl_module, exception)
-            self._judge(trainer.global_step)
+            if self.evidence.nonfinite is not None:
+                self.verdicts = diagnose(self.evidence)
+                self._log(trainer, self._check.values(), self.evidence.nonfinite.step)
+                self._report.close(trainer, self.verdicts)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Lets the network go."""
-        self._release()
-        self._mlp = None
+        self._release(over=True)
+        self._mlp = self._units = self._prediction = None
 
     # ---- steps ----------------------------------------------------------------------------------------------------
 
@@ -133,49 +151,84 @@ class Diagnostics(L.Callback):
             if loss is not None:
                 values["train/loss"] = _mean_over_processes(trainer, loss)
             numbers = to_floats(values)
+            if step == 1 and "init" in groups:
+                numbers |= init_values(self._prediction, numbers, tuple(self._probe.mlp.widths))
+            if "histograms" in groups and trainer.is_global_zero:
+                send_histograms(trainer.loggers, self._probe.histograms(), step)
             self.evidence.steps.append(Measured(step=step, epoch=trainer.current_epoch, values=numbers))
             thin_(self.evidence.steps)
             self._log(trainer, {name: value for name, value in numbers.items() if name != "train/loss"}, step)
             self._postponed, self._next = [], self._due_after(step)
             if step <= FIRST_STEPS or step - self._judged >= JUDGE_EVERY:
-                self._judge(step)
+                self._judge(trainer, step)
         self._release()
 
     # ---- passes ---------------------------------------------------------------------------------------------------
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Watches the units over a training epoch, with `probe: train`."""
+        if self._units is not None and self._units.training:
+            self._units.open()
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reads the last flags before the pass."""
+        """Reads the last flags before the pass, and watches the units over it."""
         if _counts(trainer):
             self._release()
             self._check.read(trainer, pl_module)
+            if self._units is not None and not self._units.training:
+                self._units.open()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Adds the pass to the evidence, and judges."""
         if not _counts(trainer):
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self._units is not None and not self._units.training:
+            values |= self._judge_units(trainer)
+        self._add_epoch(trainer, values)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reads the last flags of the epoch; judges the units with `probe: train`, and an epoch without validation."""
+        self._release()
+        self._check.read(trainer, pl_module)
+        values = self._judge_units(trainer) if self._units is not None and self._units.training else {}
+        last = self.evidence.epochs[-1] if self.evidence.epochs else None
+        if last is not None and last.step == trainer.global_step:
+            last.values.update(values)
+            if values:
+                self._judge(trainer, last.step)
+        else:
+            self._add_epoch(trainer, values)
+
+    def _judge_units(self, trainer: L.Trainer) -> dict[str, float]:
+        assert self._units is not None
+        self._units.close()
+        values = self._units.statistics.compute()
+        self._log(trainer, values, trainer.global_step)
+        return values
+
+    def _add_epoch(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         if "train/loss" in trainer.callback_metrics:
             values["train/loss"] = float(trainer.callback_metrics["train/loss"])
         step = trainer.global_step
         self.evidence.epochs.append(Measured(step=step, epoch=trainer.current_epoch, values=values))
         thin_(self.evidence.epochs)
-        self._judge(step)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reads the last flags of the epoch."""
-        self._release()
-        self._check.read(trainer, pl_module)
+        self._judge(trainer, step)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the evidence and where the schedule stands."""
-        return {"evidence": pack(self.evidence), "postponed": self._postponed, "judged": self._judged}
+        units = self._units.statistics.state_dict() if self._units is not None else None
+        state = {"evidence": pack(self.evidence), "postponed": self._postponed, "judged": self._judged}
+        return {**state, "units": units}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, and the verdicts that follow from it."""
         self.evidence = unpack(state_dict["evidence"])
         self._postponed, self._judged = state_dict["postponed"], state_dict["judged"]
+        if self._units is not None and state_dict["units"] is not None:
+            self._units.statistics.load_state_dict(state_dict["units"])
         self.verdicts = diagnose(self.evidence)
 
     # ---- parts ----------------------------------------------------------------------------------------------------
@@ -185,7 +238,8 @@ class Diagnostics(L.Callback):
         groups = self.config.groups
         full = step == 1 or step % self.config.every_n_steps == 0
         now = groups if full else [group for group in groups if group in FIRST_GROUPS and step <= FIRST_STEPS]
-        return [group for group in groups if group in now or group in self._postponed]
+        measured = [group for group in groups if group in now or group in self._postponed]
+        return [*measured, "signal"] if step == 1 and "init" in measured and "signal" not in measured else measured
 
     def _due_after(self, step: int) -> int:
         """Returns the next optimizer step after `step` that is to be measured."""
@@ -194,9 +248,11 @@ class Diagnostics(L.Callback):
         every = self.config.every_n_steps
         return (step // every + 1) * every
 
-    def _judge(self, step: int) -> None:
+    def _judge(self, trainer: L.Trainer, step: int) -> None:
         self._judged = step
         self.verdicts = diagnose(self.evidence)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._report.update(trainer, self.verdicts)
 
     def _log(self, trainer: L.Trainer, values: Mapping[str, float], step: int) -> None:
         module = trainer.lightning_module
@@ -208,10 +264,12 @@ class Diagnostics(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
 
-    def _release(self) -> None:
+    def _release(self, over: bool = False) -> None:
         if self._probe is not None:
             self._probe.close()
             self._probe = None
+        if self._units is not None and (over or not self._units.training):
+            self._units.close()
 
 
 def _counts(trainer: L.Trainer) -> bool:

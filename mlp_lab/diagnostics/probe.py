@@ -21,7 +21,11 @@ from mlp_lab.diagnostics.gradients import (
     signal,
     signal_sums,
     update_ratios,
+    wide,
 )
+from mlp_lab.diagnostics.rank import at_least_float32
+from mlp_lab.diagnostics.units import saturated_entries
+from mlp_lab.model.activations import ACTIVATIONS, derivative
 from mlp_lab.model.mlp import MLP
 
 
@@ -30,7 +34,7 @@ class StepProbe:
 
     Args:
         mlp: the network.
-        groups: what is measured; only `gradients`, `updates` and `signal` are looked at here.
+        groups: what is measured, as in `GROUPS`; `units` adds how saturated the batch is.
     """
 
     def __init__(self, mlp: MLP, groups: Collection[str]) -> None:
@@ -40,12 +44,13 @@ class StepProbe:
         self._values: Values = {}
         self._sums: SignalSums | None = None
         self._before: list[Tensor] = []
+        self._saturated: Tensor | None = None  # (2, L): saturated entries, and all
         self._loss_scale = 1.0
         self._unscales = False
 
     def open(self) -> None:
         """Puts the hooks in, if the signal is measured; compiled networks run eagerly until `close`."""
-        if "signal" in self.groups:
+        if {"signal", "units", "histograms"}.intersection(self.groups):
             self._scope.enter_context(eager())
             self._scope.enter_context(self.capture)
 
@@ -53,7 +58,7 @@ class StepProbe:
         """Takes the hooks out and lets everything go that was captured; harmless when done twice."""
         self._scope.close()
         self.capture.clear()
-        self._values, self._sums, self._before = {}, None, []
+        self._values, self._sums, self._before, self._saturated = {}, None, [], None
 
     @torch.no_grad()
     def before_step(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
@@ -68,6 +73,8 @@ class StepProbe:
         if "signal" in self.groups and (layers := self.capture.layers):
             weights = [linear.weight for linear in self.mlp.linears]
             self._sums = signal_sums(layers, self.capture.logit_gradient, weights, self.capture.skips)
+        if "units" in self.groups:
+            self._saturated = self._saturation()
         if "updates" in self.groups:
             self._before = [linear.weight.detach().clone() for linear in self.mlp.linears]
 
@@ -90,7 +97,35 @@ class StepProbe:
             # batches and, before DDP's mean over processes, multiplied by their number.
             factor = trainer.accumulate_grad_batches / (trainer.world_size * self._loss_scale)
             values |= signal(sums, scale=(sums.rows * factor).unsqueeze(-1))
+        if self._saturated is not None:
+            if trainer.world_size > 1:
+                torch.distributed.all_reduce(self._saturated)
+            values["units/saturated/{l}"] = self._saturated[0] / self._saturated[1]
         return values
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Returns weights, clipped gradients and activations by layer, for `send_histograms`."""
+        tensors: dict[str, Tensor] = {}
+        for number, linear in enumerate(self.mlp.linears, start=1):
+            tensors[f"histograms/weight/{number}"] = linear.weight.detach()
+            if linear.weight.grad is not None:
+                tensors[f"histograms/gradient/{number}"] = linear.weight.grad
+        for number, layer in enumerate(self.capture.layers, start=1):
+            assert layer.a is not None
+            tensors[f"histograms/activation/{number}"] = layer.a
+        return tensors
+
+    def _saturation(self) -> Tensor | None:
+        """Counts the saturated entries of the batch, (2, L); None where φ has no two flat tails, or no layer."""
+        record, layers = ACTIVATIONS[self.mlp.activation], self.capture.layers
+        if not (record.saturates and layers):
+            return None
+        counts = []
+        for layer in layers:
+            assert layer.z is not None
+            flat = saturated_entries(derivative(record.function, at_least_float32(layer.z)), record.max_derivative)
+            counts.append(torch.stack([flat.sum(), torch.tensor(flat.numel(), device=flat.device)]))
+        return wide(torch.stack(counts, -1))
 
     def _can_clip(self, trainer: L.Trainer) -> bool:
         """Whether gradients after the step may differ from those before it."""

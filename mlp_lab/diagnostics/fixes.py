@@ -109,13 +109,18 @@ def more_capacity(facts: Facts) -> list[str]:
 
 
 def regularisation(facts: Facts) -> list[str]:
-    """Returns more dropout (Srivastava et al. 2014) and decoupled weight decay (Loshchilov & Hutter 2019)."""
-    dropout = 0.5 if facts.dropout < 0.5 else min(0.8, facts.dropout + 0.15)
-    flags = [flag("model.dropout", dropout)]
+    """Returns dropout (Srivastava et al. 2014), or more of it, and weight decay that counts within the run.
+
+    Decoupled decay shrinks a weight by exp(-lr · decay · steps) over a run (Loshchilov & Hutter 2019); a third is
+    aimed at, within 0.01 to 1. As an L2 penalty in the loss, no more than 0.01.
+    """
+    flags = [flag("model.dropout", 0.5 if facts.dropout < 0.5 else min(0.8, facts.dropout + 0.15))]
     if facts.optimizer == "adam":
         flags.append(flag("model.optimizer.name", "adamw"))
-    if facts.optimizer in ("adam", "adamw"):
-        flags.append(flag("model.optimizer.weight_decay", max(0.1, 2 * facts.weight_decay)))
+    if facts.lr > 0 and facts.planned_steps:
+        most = 1.0 if facts.optimizer in ("adam", "adamw", "muon") else 0.01
+        decay = rounded(0.3 / (facts.lr * facts.planned_steps))
+        flags.append(flag("model.optimizer.weight_decay", max(min(decay, most), 2 * facts.weight_decay, 0.001)))
     return flags
 
 

@@ -75,7 +75,7 @@ def too_strong(facts: Facts) -> list[str]:
 def majority_class(evidence: Evidence) -> Verdict | None:
     """Judges a classifier that says the most frequent class for every row; after three epochs and half of the plan.
 
-    Its validation accuracy is that of always guessing that class, at most half a percent above and five below it, and the class is at least
+    Its validation accuracy is that of always guessing that class, and the class is at least
     1.5 times as frequent as it would be if all were equal. A warning: the loss may be right (probabilities of rare
     classes below one half), but accuracy hides it, and it is critical where the loss is guessing's, too.
     """

@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from mlp_lab.data.mnist import MNISTDataModule as MNISTDataModule
     from mlp_lab.data.spec import DataSpec as DataSpec
     from mlp_lab.data.tabular import TabularDataModule as TabularDataModule
+    from mlp_lab.diagnostics.callback import Diagnostics as Diagnostics
+    from mlp_lab.diagnostics.verdicts import Verdict as Verdict
     from mlp_lab.model.mlp import MLP as MLP
     from mlp_lab.training.module import MLPModule as MLPModule
 
 _HOMES = {
     "DataSpec": "mlp_lab.data.spec",
+    "Diagnostics": "mlp_lab.diagnostics.callback",
     "MLP": "mlp_lab.model.mlp",
     "MLPModule": "mlp_lab.training.module",
     "MNISTDataModule": "mlp_lab.data.mnist",
     "TabularDataModule": "mlp_lab.data.tabular",
+    "Verdict": "mlp_lab.diagnostics.verdicts",
 }
-__all__ = ["MLP", "DataSpec", "MLPModule", "MNISTDataModule", "TabularDataModule"]
+__all__ = ["MLP", "DataSpec", "Diagnostics", "MLPModule", "MNISTDataModule", "TabularDataModule", "Verdict"]
 
 
 def __getattr__(name: str) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +16,8 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from mlp_lab.cli.checks import check_config, check_training
+from mlp_lab.cli.keys import CheckpointConfig, RunConfig
+from mlp_lab.cli.main import NONFINITE
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.rollback import Rollback
@@ -23,7 +25,10 @@ from mlp_lab.cli.runs import Invocation
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.tabular import TabularDataModule
-from mlp_lab.errors import UserError
+from mlp_lab.diagnostics.callback import Diagnostics
+from mlp_lab.diagnostics.dashboard import worst_layers
+from mlp_lab.diagnostics.settings import DiagnosticsConfig
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
@@ -41,35 +46,6 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "log_every_n_steps": 50,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Where a run is written."""
-
-    name: str = "mlp"
-    """Name of the run: it is written to `runs/NAME/<time>-<4 hex>`."""
-    dir: str | None = None
-    """The run's directory itself, instead."""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
-            raise UserError(f"run.name: {self.name!r} cannot name a folder; use letters, digits, '-', '_', '+' and '.'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """When the last state is saved within an epoch; it always is at an epoch's end."""
-
-    every_n_steps: int = 0
-    """Optimizer steps between saves; 0 turns it off."""
-    every_minutes: float = 5.0
-    """Minutes between saves; 0 turns it off."""
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 0:
-                raise UserError(f"checkpoint.{name}: {value} is negative; use 0 (off) or more")
 
 
 class BenchCLI(LightningCLI):
@@ -108,6 +84,7 @@ class BenchCLI(LightningCLI):
         """Adds the bench's own keys."""
         parser.add_argument("--run", type=RunConfig, default=RunConfig())
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
+        parser.add_argument("--diagnostics", type=DiagnosticsConfig, default=DiagnosticsConfig())
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
         parser.link_arguments("data.spec_dict", "model.spec", apply_on="instantiate")
@@ -137,6 +114,8 @@ class BenchCLI(LightningCLI):
             callbacks.append(EpochTable())
         elif self.subcommand != "fit":
             settings["enable_progress_bar"] = False
+        if self.subcommand == "fit" and not any(isinstance(one, Diagnostics) for one in _listed(settings["callbacks"])):
+            callbacks.append(Diagnostics(**asdict(self._get(self.config_init, "diagnostics"))))
         if self.directory is not None:
             settings["default_root_dir"] = str(self.directory.path)
         try:
@@ -155,13 +134,13 @@ class BenchCLI(LightningCLI):
         rollback = Rollback(run)
         self.metrics = metrics = MetricsCSV(run.metrics)
         run_id = run.read_provenance().get("run_id") or _run_id(run.path)
-        loggers: list[Logger] = [metrics, *_loggers(settings["logger"])]
+        loggers = [metrics, *(one for one in _listed(settings["logger"]) if isinstance(one, Logger))]
         for logger in loggers:
             if isinstance(logger, WandbRun):
                 logger.attach(run.path, run_id, config)
+                logger.derive = worst_layers
         settings["logger"] = loggers
-        plugins = settings.get("plugins") or []
-        settings["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO()]
         facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
@@ -212,6 +191,7 @@ class BenchCLI(LightningCLI):
 
         Raises:
             KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit; its message says how to go on.
+            NonFiniteError: A NaN or an infinity; its verdict has been told, and its message names the checkpoint kept.
         """
         trainer = self.trainer
         check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
@@ -219,6 +199,9 @@ class BenchCLI(LightningCLI):
             self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         try:
             trainer.fit(**kwargs)
+        except NonFiniteError as error:
+            self._finish(exit_code=NONFINITE)
+            raise NonFiniteError(f"{error}; {self._kept()}", error.found) from error
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
@@ -234,13 +217,26 @@ class BenchCLI(LightningCLI):
         if self.directory is None:
             print("fast_dev_run: every part ran once; nothing was written")
             return
+        best = self._finish()
+        report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
+        print(self.directory.path)
+
+    def _finish(self, exit_code: int = 0) -> BestCheckpoint:
+        """Ends the W&B runs, and returns the best checkpoint."""
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbRun):
                 scores = {f"best/{name}": value for name, value in best.scores.items()}
-                logger.finish(best.path if best.epoch >= 0 else None, scores)
-        report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
-        print(self.directory.path)
+                logger.finish(best.path if best.epoch >= 0 else None, scores, exit_code)
+        return best
+
+    def _kept(self) -> str:
+        """Says which state of a run that had to stop is still there."""
+        run = self.directory
+        if run is None or not (run.last.exists() or run.best.exists()):
+            return "no checkpoint had been written"
+        name = "last" if run.last.exists() else "best"
+        return f"{self._shown_directory()}/checkpoints/{name}.ckpt holds the last good state"
 
     def validate(self, **kwargs: Any) -> None:
         """Measures on the validation rows."""
@@ -273,10 +269,11 @@ class BenchCLI(LightningCLI):
         write_predictions(directory / "predictions.csv", cast(TensorDataModule, self.datamodule), logits)
 
 
-def _loggers(setting: Any) -> list[Logger]:
-    if isinstance(setting, Logger):
-        return [setting]
-    return list(setting) if isinstance(setting, Sequence) else []
+def _listed(setting: Any) -> list[Any]:
+    """Returns a setting that may be one thing, several, or a switch as a list of things."""
+    if setting is None or isinstance(setting, bool):
+        return []
+    return list(setting) if isinstance(setting, Sequence) and not isinstance(setting, str) else [setting]
 
 
 def _run_id(path: Path) -> str:

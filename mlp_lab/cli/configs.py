@@ -11,7 +11,8 @@ import yaml
 
 from mlp_lab.errors import UserError, nearest
 
-SECTIONS = ("run", "data", "model", "trainer", "checkpoint", "early_stopping")  # keys that hold further keys
+# Keys that hold further keys.
+SECTIONS = ("run", "data", "model", "trainer", "checkpoint", "early_stopping", "diagnostics")
 
 
 def config_first(arguments: Sequence[str]) -> list[str]:

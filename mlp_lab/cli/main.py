@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mlp_lab.errors import UserError, nearest
+from mlp_lab.errors import NonFiniteError, UserError, nearest
 
 COMMANDS = {
     "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
@@ -16,6 +16,7 @@ COMMANDS = {
     "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
 }
 USAGE_ERROR = 2
+NONFINITE = 3  # training has met a NaN or an infinity
 INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
 
 
@@ -35,7 +36,9 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit status: 0, 2 for a mistake in the input, or 130 after Ctrl-C.
+    """Runs one command and returns the exit status.
+
+    0; 2 for a mistake in the input; 3 where a NaN or an infinity has stopped training; 130 after Ctrl-C.
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
@@ -66,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MLP_LAB_DEBUG") == "1":
             raise
+        if isinstance(error, NonFiniteError):
+            print(f"stopped: {error}", file=sys.stderr)
+            return NONFINITE
         from mlp_lab.cli.mistakes import one_line
 
         line = str(error) if isinstance(error, UserError) else one_line(error)

@@ -57,8 +57,12 @@ class VerdictReport:
         fresh = [one for one in verdicts if SEVERITIES.index(one.severity) > self._told.get(one.code, -1)]
         if not fresh:
             return
+        new = [one for one in fresh if one.code not in self._told]
+        for one in fresh:
+            if one.code in self._told:  # its panel has been shown
+                self._print(trainer, Text(f"now {_title(one)}", style=COLORS[one.severity]))
         self._told |= {one.code: SEVERITIES.index(one.severity) for one in fresh}
-        for root, consequences in stories(fresh):
+        for root, consequences in stories(new):
             self._print(trainer, panel([(root, consequences)], title=_title(root)))
             self._print(trainer, Text(_advice(root)))
         self._save(trainer, verdicts)
@@ -74,13 +78,14 @@ class VerdictReport:
         """
         if not trainer.is_global_zero:
             return
+        steps = f"{trainer.global_step:,} step{'s' if trainer.global_step != 1 else ''}"
         if verdicts:
             told = list(stories(verdicts))
-            self._print(trainer, panel(told, title=f"diagnosis after {trainer.global_step:,} steps"))
+            self._print(trainer, panel(told, title=f"diagnosis after {steps}"))
             for line in fix_lines(told, run_directory(trainer)):
                 self._print(trainer, Text(line))
         elif measured:
-            self._print(trainer, Text(f"diagnosis: no fault found in {trainer.global_step:,} steps"))
+            self._print(trainer, Text(f"diagnosis: no fault found in {steps}"))
         self._save(trainer, verdicts)
         send_verdicts(trainer.loggers, verdicts)
 

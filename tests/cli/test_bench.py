@@ -16,8 +16,6 @@ import torch
 import yaml
 
 from mlp_lab import MLPModule
-from mlp_lab.cli.bench import CheckpointConfig, RunConfig
-from mlp_lab.errors import UserError
 from tests.cli.conftest import Bench, write_config, write_table
 
 
@@ -56,7 +54,7 @@ def test_fit_writes_the_files_of_the_contract_and_ends_with_the_directory(table:
     assert (run.parent / "latest").resolve() == run
     names = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     checkpoints = {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
-    assert names == {"config.yaml", "provenance.json", "metrics.csv"} | checkpoints
+    assert names == {"config.yaml", "provenance.json", "metrics.csv", "diagnosis.json"} | checkpoints
     provenance = json.loads((run / "provenance.json").read_text())
     assert {"command", "git", "packages", "device", "seed", "data", "run_id"} <= provenance.keys()
     assert {"step", "epoch", "train/loss", "val/loss", "val/accuracy"} <= set(pd.read_csv(run / "metrics.csv"))
@@ -222,17 +220,3 @@ def test_offline_wandb_run_lies_in_the_run_directory(
     assert run_id == f"mlp-{run.name}"
     assert [path.name for path in run.glob("wandb/offline-run-*/*.wandb")] == [f"run-{run_id}.wandb"]
     assert not (table / "wandb").exists()
-
-
-# ---- settings ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["a b", "", "../up", ".hidden", "a/b"])
-def test_run_names_are_names_of_folders(name: str) -> None:
-    with pytest.raises(UserError, match=r"run\.name"):
-        RunConfig(name=name)
-
-
-def test_checkpoint_intervals_are_not_negative() -> None:
-    with pytest.raises(UserError, match=r"checkpoint\.every_n_steps: -1"):
-        CheckpointConfig(every_n_steps=-1)

@@ -95,7 +95,8 @@ def test_a_verdict_is_shown_when_it_appears_and_when_it_gets_worse() -> None:
     for verdicts in ([], [mild], [mild], [DEAD], [mild], [DEAD, IDLE]):
         told.update(trainer(), verdicts)
     titles = re.findall(r"╭─ (\w+: \w+)", file.getvalue())
-    assert titles == ["warning: dead_units", "critical: dead_units", "critical: not_learning"]
+    assert titles == ["warning: dead_units", "critical: not_learning"]
+    assert file.getvalue().count("now critical: dead_units, layer 2, step 46\n") == 1
     assert "it follows from vanishing_gradient" in file.getvalue()
 
 

@@ -162,7 +162,7 @@ class UnitStatistics:
     @classmethod
     def of(cls, mlp: MLP, *, rank: bool = True) -> UnitStatistics:
         """Judges the hidden units of an MLP."""
-        functions = [cast(Block, block).activation for block in mlp.blocks]
+        functions = [cast(Block, block).activation.forward for block in mlp.blocks]  # `forward` runs no hooks
         return cls(functions, mlp.widths, ACTIVATIONS[mlp.activation], rank=rank)
 
     def _begin(self) -> None:

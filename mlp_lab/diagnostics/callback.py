@@ -149,9 +149,9 @@ class Diagnostics(L.Callback):
         else:
             loss = _loss(outputs)
             if loss is not None:
-                values["train/loss"] = _mean_over_processes(trainer, loss)
+                values["train/loss"] = _mean_over_processes(trainer, loss) * trainer.accumulate_grad_batches
             numbers = to_floats(values)
-            if step == 1 and "init" in groups:
+            if "init" in groups:
                 numbers |= init_values(self._prediction, numbers, tuple(self._probe.mlp.widths))
             if "histograms" in groups and trainer.is_global_zero:
                 send_histograms(trainer.loggers, self._probe.histograms(), step)
@@ -237,9 +237,10 @@ class Diagnostics(L.Callback):
         """Returns what is measured at an optimizer step, from 1."""
         groups = self.config.groups
         full = step == 1 or step % self.config.every_n_steps == 0
-        now = groups if full else [group for group in groups if group in FIRST_GROUPS and step <= FIRST_STEPS]
-        measured = [group for group in groups if group in now or group in self._postponed]
-        return [*measured, "signal"] if step == 1 and "init" in measured and "signal" not in measured else measured
+        now = [one for one in groups if (full or (one in FIRST_GROUPS and step <= FIRST_STEPS))]
+        now = [one for one in now if one != "init" or step == 1]
+        measured = [one for one in groups if one in now or one in self._postponed]
+        return [*measured, "signal"] if "init" in measured and "signal" not in measured else measured
 
     def _due_after(self, step: int) -> int:
         """Returns the next optimizer step after `step` that is to be measured."""

@@ -153,7 +153,7 @@ def signal_sums(
         spreads.append(spread)
         # Without a skip all that reaches x' has come through the weights: no product needs to be computed twice.
         epsilon = logit_gradient if following is None else following.epsilon
-        through.append(layer.rho if not skip else _product(epsilon, weight))
+        through.append(layer.rho if layer.rho is not None and not skip else _product(epsilon, weight))
     leading = spreads[0].shape
     rows = torch.full(leading, float(layers[0].a.shape[-2]), dtype=spreads[0].dtype, device=spreads[0].device)  # type: ignore[union-attr]
 

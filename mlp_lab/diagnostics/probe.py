@@ -157,4 +157,4 @@ def gather(sums: SignalSums) -> list[SignalSums]:
 def _unflatten(flat: Tensor, like: list[Tensor]) -> SignalSums:
     pieces = torch.split(flat, [one.numel() for one in like])
     shaped = [piece.view_as(one) for piece, one in zip(pieces, like, strict=True)]
-    return SignalSums._make([shaped[0], tuple(shaped[1:-5]), *shaped[-5:]])
+    return SignalSums._make([shaped[0], tuple(shaped[1:-6]), *shaped[-6:]])

@@ -1,22 +1,28 @@
-"""`summary`: the model of a config, before any training."""
+"""`summary`: the model of a config before any training, and how far theory says that its signal will get."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from mlp_lab.diagnostics.theory import Prediction, predict, why_not
+from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Block
+from mlp_lab.training.module import LSUV_ROWS
 
 if TYPE_CHECKING:
     from mlp_lab.cli.bench import BenchCLI
 
 BYTES = 4  # of a float32
 COPIES = {"sgd": 2, "rmsprop": 3, "adam": 4, "adamw": 4, "muon": 3}  # weights, gradients, optimizer states
+DECADES = 2.0  # of the gradient over the depth: beyond, plain SGD moves some layers a hundred times slower than others
 
 
 class LayerRow(NamedTuple):
@@ -57,7 +63,7 @@ def layer_rows(mlp: MLP, *, activation: str, norm: str) -> list[LayerRow]:
 
 
 def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
-    """Prints the layers with shapes, parameters and FLOPs, and the memory that training will take."""
+    """Prints the layers with shapes, parameters and FLOPs, what training will take, and the predicted signal."""
     console = console or Console(highlight=False)
     module, spec, batch = cli.model, cli.datamodule.spec, cli.datamodule.batch_size
     mlp, name = module.model, module.optimizer_config.name
@@ -72,7 +78,77 @@ def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
         ("", f"about {activations} for activations at batch size {batch:,}"),
         ("step", f"about {3 * flops * batch / 1e6:,.1f} MFLOP: forward, and twice that backward"),
     ):
-        console.print(Text(f"{head:<8}", style="bold") + Text(words, style="not bold"), soft_wrap=True)
+        _print_line(console, head, words)
+    console.print()
+    show_signal(cli, console)
+
+
+def show_signal(cli: BenchCLI, console: Console) -> None:
+    """Prints what mean-field theory predicts of each hidden layer at the first step, or why it does not apply."""
+    mlp = cli.model.model
+    reason = why_not(mlp)
+    if reason is not None:
+        _print_line(console, "signal", reason)
+        return
+    prediction = predict(mlp, _input_second_moment(cli))
+    assert prediction is not None
+    if prediction.layers:
+        console.print(signal_table(prediction))
+    _print_line(console, "signal", describe_span(prediction))
+    _print_line(console, "", f"logits of size {prediction.logits:.2g} at the start")
+
+
+@torch.no_grad()
+def _input_second_moment(cli: BenchCLI) -> float:
+    """Returns the mean square of the encoded training inputs; weights that depend on the data get it first."""
+    mlp, part = cli.model.model, cli.datamodule.part("train")
+    rows = slice(None, None, max(1, part.rows // LSUV_ROWS))
+    numeric, categorical = part.numeric[rows], None if part.categorical is None else part.categorical[rows]
+    if cli.model.init == "lsuv":
+        lsuv_(mlp, numeric, categorical)  # as the first step of a fit does
+    training = mlp.training
+    mlp.eval()
+    encoded = mlp.encode(numeric, categorical)  # (B, H_0)
+    mlp.train(training)
+    return float(encoded.double().square().mean())
+
+
+def signal_table(prediction: Prediction) -> Table:
+    """Lays out the predicted sizes, a line per hidden layer.
+
+    The gradient is that of the loss by z, relative to the last hidden layer's; its factor is what passing the layer
+    above does to its norm.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("predicted", no_wrap=True)
+    for name in ("RMS of z", "RMS of a", "gradient", "× per layer"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, layer in enumerate(prediction.layers, start=1):
+        numbers = (layer.preactivation, layer.activation, layer.gradient, math.sqrt(layer.chi))
+        cells = [f"{number:.3g}" if math.isfinite(number) else "–" for number in numbers]
+        table.add_row(f"hidden {index}", *cells)
+    return table
+
+
+def describe_span(prediction: Prediction) -> str:
+    """Says in a line what becomes of the gradient over the depth.
+
+    >>> describe_span(Prediction(layers=(), logits=0.6))
+    'no hidden layer'
+    """
+    span, depth = prediction.span, len(prediction.layers)
+    if depth < 2:
+        return "one hidden layer: no depth for a gradient to vanish over" if depth else "no hidden layer"
+    if math.isnan(span):
+        return "no gradient gets through the last hidden layer: its units are dead"
+    relation = f"gradient of layer 1 is 10^{span:.1f} of layer {depth}'s"
+    if abs(span) <= DECADES:
+        return f"{relation}: it keeps its size"
+    return f"{'vanishing' if span < 0 else 'exploding'}: {relation}"
+
+
+def _print_line(console: Console, head: str, words: str) -> None:
+    console.print(Text(f"{head:<8}", style="bold") + Text(words, style="not bold"), soft_wrap=True)
 
 
 def _table(rows: list[LayerRow], parameters: int, flops: int) -> Table:

@@ -93,11 +93,11 @@ def why_not(mlp: MLP) -> str | None:
     """Returns in one line why the theory does not apply to a network, or None where it does."""
     for block in cast(Iterable[Block], mlp.blocks):
         if isinstance(block.norm, nn.BatchNorm1d):
-            return "mean-field theory does not apply: batch norm divides by a deviation over samples, not over units"
+            return "theory does not apply: batch norm divides by a deviation over samples"
         if block.skip and block.norm is None:
-            return "mean-field theory does not apply: the stream of skips without a norm correlates with its gradient"
+            return "theory does not apply: skips without a norm correlate with gradients"
         if isinstance(block.dropout, AlphaDropout):
-            return "mean-field theory does not apply: alpha dropout shifts what it keeps"
+            return "theory does not apply: alpha dropout shifts what it keeps"
     return None
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from mlp_lab.cli.summary import layer_rows
+from mlp_lab.cli.summary import describe_span, layer_rows
+from mlp_lab.diagnostics.theory import LayerPrediction, Prediction
 from mlp_lab.model.mlp import MLP
 from tests.cli.conftest import Bench, write_config, write_table
 
@@ -45,6 +47,10 @@ def test_summary_fits_a_terminal_and_writes_nothing(table: Path, bench: Bench, m
     assert lines[1].split() == ["encoder", "→", "6", "columns", "side", "by", "side", "0", "0"]
     assert lines[2].split() == ["hidden", "1", "6", "→", "8", "layer,", "relu,", "dropout", "0.25", "72", "104"]
     assert lines[4].split() == ["total", str(6 * 8 + 8 + 16 + 8 + 1), str((2 * 6 + 1) * 8 + 17)]
+    assert lines[10].split() == ["predicted", "RMS", "of", "z", "RMS", "of", "a", "gradient", "×", "per", "layer"]
+    assert lines[11].split() == ["hidden", "1", "1", "0.707", "1", "–"]  # layer norm: z has size 1; relu halves squares
+    assert lines[12] == "signal  one hidden layer: no depth for a gradient to vanish over"
+    assert lines[13].startswith("        logits of size ")
     assert max(map(len, lines)) <= 80
     assert set(table.iterdir()) == before
 
@@ -53,3 +59,55 @@ def test_summary_of_a_run_is_that_of_its_config(table: Path, bench: Bench, finis
     of_run, of_config = bench("summary", "--run", finished_run).out, bench("summary", "--config", "config.yaml").out
     assert of_run == of_config
     assert "adam" in of_run
+
+
+def predicted(depth: int, chi: float) -> Prediction:
+    layers = [LayerPrediction(1.0, 1.0, 1.0, chi)] * (depth - 1) + [LayerPrediction(1.0, 1.0, 1.0, math.nan)]
+    return Prediction(layers=tuple(layers), logits=1.0)
+
+
+@pytest.mark.parametrize(
+    ("chi", "words"),
+    [
+        (1e-2, "vanishing: gradient of layer 1 is 10^-3.0 of layer 4's"),
+        (1e-1, "gradient of layer 1 is 10^-1.5 of layer 4's: it keeps its size"),
+        (1e2, "exploding: gradient of layer 1 is 10^3.0 of layer 4's"),
+        (math.nan, "no gradient gets through the last hidden layer: its units are dead"),
+    ],
+)
+def test_the_gradient_over_the_depth_in_a_line(chi: float, words: str) -> None:
+    assert describe_span(predicted(4, chi)) == words
+
+
+def signal_lines(bench: Bench, *words: str) -> list[str]:
+    lines = [line.rstrip() for line in bench("summary", "--config", "config.yaml", *words).out.splitlines()]
+    assert max(map(len, lines)) <= 80
+    return lines[next(k for k, line in enumerate(lines) if line.startswith(("predicted", "signal"))) :]
+
+
+def test_summary_predicts_vanishing_gradients(table: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    deep = ["--model.depth", "8", "--model.width", "200", "--model.init", "pytorch", "--model.activation", "sigmoid"]
+    lines = signal_lines(bench, *deep)
+    assert [line.split()[:2] for line in lines[1:9]] == [["hidden", str(layer)] for layer in range(1, 9)]
+    factors = [float(line.split()[-1]) for line in lines[3:8]]
+    assert factors == pytest.approx([0.141] * 5, rel=0.05)
+    assert lines[9] == "signal  vanishing: gradient of layer 1 is 10^-6.0 of layer 8's"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--model.depth", "0"], "signal  no hidden layer"),
+        (["--model.norm", "batch"], "signal  theory does not apply: batch norm divides by a deviation over samples"),
+        (["--model.residual", "true", "--model.depth", "3"], "signal  theory does not apply: skips without a norm"),
+    ],
+)
+def test_summary_without_a_prediction_says_why(table: Path, bench: Bench, words: list[str], expected: str) -> None:
+    assert signal_lines(bench, *words)[0].startswith(expected)
+
+
+def test_an_init_that_sees_data_is_predicted_after_it_has(table: Path, bench: Bench) -> None:
+    lines = signal_lines(bench, "--model.init", "lsuv", "--model.depth", "3", "--model.width", "100")
+    for line in lines[1:4]:
+        assert float(line.split()[2]) == pytest.approx(1, rel=0.35)  # RMS of z: unit deviation, and a mean of its own

@@ -120,7 +120,7 @@ def regularisation(facts: Facts) -> list[str]:
     if facts.lr > 0 and facts.planned_steps:
         most = 1.0 if facts.optimizer in ("adam", "adamw", "muon") else 0.01
         decay = rounded(0.3 / (facts.lr * facts.planned_steps))
-        flags.append(flag("model.optimizer.weight_decay", max(min(decay, most), 2 * facts.weight_decay, 0.001)))
+        flags.append(flag("model.optimizer.weight_decay", min(max(decay, 2 * facts.weight_decay, 0.001), most)))
     return flags
 
 

@@ -7,12 +7,13 @@ is the list of a verdict's `fix`: flags are put into the config, a line of Pytho
 from __future__ import annotations
 
 import copy
+import io
 import math
 import shlex
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -239,7 +240,7 @@ def fit(
             default_root_dir=folder,
             callbacks=[callback, watch],
         )
-        with suppress(NonFiniteError):  # what such a run is for
+        with suppress(NonFiniteError), redirect_stdout(io.StringIO()):  # verdicts are read, not shown
             trainer.fit(module, datamodule=data)
     last = callback.evidence.epochs[-1].values if callback.evidence.epochs else {}
     score = next((last[key] for key in ("val/f1", "val/auprc", "val/r2") if key in last), math.nan)

@@ -1,5 +1,7 @@
 """The configs that fail on purpose do fail, in the way that they say, and their cure works."""
 
+import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -41,3 +43,28 @@ def test_sigmoid_deep_carries_no_signal_and_relu_with_he_does(tmp_path: Path) ->
     spread = [float(a.std(dim=0).mean()) for a in activations(tmp_path / "failing")]
     assert spread[-1] < 1e-4 * spread[0]
     assert fit("sigmoid_deep.yaml", tmp_path / "mended", "--model.activation", "relu", "--model.init", "he") > 0.85
+
+
+def diagnosis(folder: Path) -> list[dict]:
+    found: list[dict] = json.loads((folder / "diagnosis.json").read_text("utf-8"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "code", "said"),
+    [
+        ("sigmoid_deep.yaml", "vanishing_gradient", "the activation's derivative shrinks it"),
+        ("dead_relu.yaml", "dead_units", "their bias began at -10"),
+    ],
+)
+def test_the_fault_is_named_and_the_printed_fix_pasted_cures_it(
+    config: str, code: str, said: str, tmp_path: Path
+) -> None:
+    assert fit(config, tmp_path / "failing") < GUESSING
+    first = diagnosis(tmp_path / "failing")[0]
+    assert (first["code"], first["severity"]) == (code, "critical")
+    assert said in first["message"]
+    flags = [word for flag in first["fix"] for word in shlex.split(flag)]
+    assert fit(config, tmp_path / "mended", *flags) > 0.85
+    assert code not in [one["code"] for one in diagnosis(tmp_path / "mended")]

@@ -1,0 +1,247 @@
+"""The life of the callback: when it measures, what it leaves behind, and what survives a resumption."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.diagnostics.callback import Diagnostics
+from mlp_lab.errors import UserError
+from mlp_lab.model.mlp import MLP
+from mlp_lab.training.module import MLPModule
+from mlp_lab.training.tracking import MetricsCSV
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*scheduler.step.*before .optimizer.step"),
+]
+ROOT = Path(__file__).parents[2]
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "num_sanity_val_steps": 0,
+    "logger": False,
+}
+STEPS = 23  # of an epoch: 1,437 rows in batches of 64
+
+
+class Spy(L.Callback):
+    """Keeps what a step began with and what it ended with."""
+
+    def __init__(self) -> None:
+        self.networks: dict[int, list[MLP]] = {}  # by step: before each of its batches
+        self.batches: dict[int, list[Any]] = {}
+        self.after: dict[int, list[Tensor]] = {}
+        self.hooks: dict[int, int] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step + 1
+        self.networks.setdefault(step, []).append(deepcopy(module.model))
+        self.batches.setdefault(step, []).append(batch)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: Any, optimizer: Any) -> None:
+        self.hooks[trainer.global_step + 1] = hooks(module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.after[trainer.global_step] = [linear.weight.detach().clone() for linear in module.model.linears]
+
+
+def hooks(module: nn.Module) -> int:
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
+
+
+def load(**settings: Any) -> TabularDataModule:
+    return TabularDataModule(**{"dataset": "digits", "batch_size": 64, "verbose": False, "seed": 0, **settings})
+
+
+def build(data: TabularDataModule, **settings: Any) -> MLPModule:
+    torch.manual_seed(0)
+    return MLPModule(data.spec_dict, **{"width": 16, "depth": 3, **settings})
+
+
+def fit(module: L.LightningModule, data: Any, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    trainer = L.Trainer(**{**QUIET, "max_epochs": 1, "callbacks": list(callbacks), **options})
+    if isinstance(data, L.LightningDataModule):
+        trainer.fit(module, datamodule=data)
+    else:
+        trainer.fit(module, *data)
+    return trainer
+
+
+def assert_equal(found: dict[str, float], expected: dict[str, float], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
+
+
+def test_two_processes_report_what_one_does() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "MLP_LAB_RUN_DIR")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = Path(__file__).with_name("two_ranks.py")
+    found = []
+    for devices in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, str(script), devices], capture_output=True, text=True, env=environment, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        line = next(one for one in done.stdout.splitlines() if one.startswith("EVIDENCE"))
+        found.append(json.loads(line.removeprefix("EVIDENCE")))
+    assert {"units/saturated/1", "signal/span", "grad/clip_fraction", "init/chi/1"} <= found[0][0].keys()
+    assert any("units/dead/2" in one for one in found[0])
+    for one, two in zip(*found, strict=True):
+        assert_equal(two, one, 1e-6)
+
+
+# ---- what a run is left with ----------------------------------------------------------------------------------------
+
+
+class Own(L.LightningModule):
+    """A user's own module around an MLP, with a plain loader."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = MLP(6, 3, depth=2, width=8)
+        self.fails_at = fails_at
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self.model(batch[0]), batch[1])
+        if batch_idx == self.fails_at:
+            raise ValueError("in between")
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self.model(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def loaders() -> tuple[DataLoader[Any], DataLoader[Any]]:
+    generator = torch.Generator().manual_seed(0)
+    rows = TensorDataset(torch.randn(80, 6, generator=generator), torch.randint(3, (80,), generator=generator))
+    return DataLoader(rows, batch_size=16), DataLoader(rows, batch_size=40)
+
+
+def test_a_users_own_module(tmp_path: Path) -> None:
+    spy, diagnostics = Spy(), Diagnostics(every_n_steps=2)
+    module, logger = Own(), MetricsCSV(tmp_path / "metrics.csv")
+    fit(module, loaders(), spy, diagnostics, logger=logger, max_epochs=2)
+    one = next(one for one in diagnostics.evidence.steps if one.step == 4)
+    network, (x, y) = spy.networks[4][0], spy.batches[4][0]
+    F.cross_entropy(network(x), y).backward()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    assert one.values["grad/norm"] == pytest.approx(float(gradients.norm()), rel=1e-5)
+    before, after = network.head.weight.detach(), spy.after[4][-1]
+    assert one.values["update/ratio/3"] == pytest.approx(float((after - before).norm() / before.norm()), rel=1e-5)
+    row = next(row for row in logger.read() if row["step"] == "4")
+    assert float(row["signal/span"]) == one.values["signal/span"]
+    last = diagnostics.evidence.epochs[-1]
+    assert (last.step, last.epoch) == (10, 1)
+    assert {"val/loss", "units/dead/1", "units/rank/2"} <= last.values.keys()
+    assert last.values["units/samples"] == 80
+
+
+def test_hooks_are_there_on_measuring_steps_alone() -> None:
+    data, spy, diagnostics = load(), Spy(), Diagnostics(every_n_steps=7)
+    module = build(data)
+    fit(module, data, spy, diagnostics)
+    assert [step for step, count in spy.hooks.items() if count] == [1, 7, 14, 21]
+    assert hooks(module) == 0
+
+
+@pytest.mark.parametrize("probe", ["val", "train"])
+def test_no_hook_outlives_an_exception(probe: str) -> None:
+    module = Own(fails_at=1)
+    with pytest.raises(ValueError, match="in between"):
+        fit(module, loaders(), Diagnostics(every_n_steps=1, probe=probe))
+    assert hooks(module) == 0
+
+
+def test_nothing_of_the_run_changes() -> None:
+    weights = []
+    for callbacks in ([], [Diagnostics(every_n_steps=1)]):
+        data = load()
+        module = build(data, norm="batch", dropout=0.3, activation="tanh")
+        fit(module, data, *callbacks, max_epochs=2)
+        weights.append([tensor.clone() for tensor in (*module.parameters(), *module.buffers())])
+    assert all(torch.equal(one, two) for one, two in zip(*weights, strict=True))
+
+
+def test_a_sanity_check_is_no_pass() -> None:
+    diagnostics = Diagnostics()
+    fit(Own(), loaders(), diagnostics, num_sanity_val_steps=2)
+    assert [one.step for one in diagnostics.evidence.epochs] == [5]
+
+
+def test_fast_dev_run() -> None:
+    data, diagnostics = load(), Diagnostics()
+    fit(build(data), data, diagnostics, fast_dev_run=True)
+    assert [one.step for one in diagnostics.evidence.steps] == [1]
+
+
+def test_without_groups_nothing_is_measured(tmp_path: Path) -> None:
+    data, spy, diagnostics = load(), Spy(), Diagnostics(groups=[])
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    fit(build(data), data, spy, diagnostics, logger=logger)
+    assert not any(spy.hooks.values())
+    assert diagnostics.evidence.steps == []
+    assert not any(column.startswith(("grad", "update", "signal", "units", "init")) for column in logger.columns)
+
+
+def test_a_module_without_an_mlp_is_refused() -> None:
+    class Other(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Linear(6, 3)  # type: ignore[assignment]
+
+    with pytest.raises(UserError, match="diagnostics: Other holds no mlp_lab MLP"):
+        fit(Other(), loaders(), Diagnostics())
+
+
+class Save(L.Callback):
+    """Saves a checkpoint after a step, as `LastCheckpoint` does."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("step", [5, 15, 30])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(step: int, tmp_path: Path) -> None:
+    whole, resumed = MetricsCSV(tmp_path / "whole.csv"), MetricsCSV(tmp_path / "resumed.csv")
+    path, runs = tmp_path / "checkpoint.ckpt", []
+    for logger, options in ((whole, [Save(step, path)]), (resumed, [])):
+        data, diagnostics = load(), Diagnostics(every_n_steps=4)
+        module = build(data, activation="tanh")
+        trainer = L.Trainer(**{**QUIET, "max_epochs": 2, "logger": logger, "callbacks": [diagnostics, *options]})
+        trainer.fit(module, datamodule=data, ckpt_path=None if options else str(path), weights_only=True)
+        runs.append(diagnostics.evidence)
+    assert runs[0].facts == runs[1].facts
+    for one, two in ((runs[0].steps, runs[1].steps), (runs[0].epochs, runs[1].epochs)):
+        assert [(record.step, record.epoch) for record in one] == [(record.step, record.epoch) for record in two]
+        for first, second in zip(one, two, strict=True):
+            assert_equal(second.values, {k: v for k, v in first.values.items() if not math.isnan(v)}, 0.0)
+    late = [row for row in whole.read() if int(row["step"]) > step]
+    again = [{name: row.get(name, "") for name in late[0]} for row in resumed.read()]
+    assert again == late

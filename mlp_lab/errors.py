@@ -24,6 +24,8 @@ class NonFiniteError(RuntimeError):
         found: The `mlp_lab.diagnostics.scan.NonFinite` that it tells of, where that is known.
     """
 
+    exit_status = 3
+
     def __init__(self, message: str, found: object | None = None) -> None:
         super().__init__(message)
         self.found = found

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mlp_lab.cli.checks import check_config, check_training
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
-from mlp_lab.cli.main import NONFINITE
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.rollback import Rollback
@@ -200,7 +199,7 @@ class BenchCLI(LightningCLI):
         try:
             trainer.fit(**kwargs)
         except NonFiniteError as error:
-            self._finish(exit_code=NONFINITE)
+            self._finish(error.exit_status)
             raise NonFiniteError(f"{error}; {self._kept()}", error.found) from error
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):

@@ -16,7 +16,6 @@ COMMANDS = {
     "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
 }
 USAGE_ERROR = 2
-NONFINITE = 3  # training has met a NaN or an infinity
 INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
 
 
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if isinstance(error, NonFiniteError):
             print(f"stopped: {error}", file=sys.stderr)
-            return NONFINITE
+            return error.exit_status
         from mlp_lab.cli.mistakes import one_line
 
         line = str(error) if isinstance(error, UserError) else one_line(error)

@@ -56,7 +56,7 @@ MODES: dict[str, dict[str, Any]] = {
     },
     "steps": {"trainer.max_epochs": -1, "trainer.max_steps": 26, "model.schedule.name": "onecycle"},
     "stops early": {"model.optimizer.lr": 1.0, "early_stopping.patience": 1, "trainer.max_epochs": 9},
-    "diverges": {"model.optimizer.name": "sgd", "model.optimizer.lr": 1e30},
+    "diverges": {"model.optimizer.name": "sgd", "model.optimizer.lr": 30.0},
     "regression without validation": {
         "data.dataset": "diabetes",
         "data.batch_size": 30,

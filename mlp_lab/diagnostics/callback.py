@@ -32,7 +32,7 @@ from mlp_lab.diagnostics.verdicts import Verdict, diagnose
 from mlp_lab.model.mlp import MLP
 from mlp_lab.training.module import MLPModule
 
-JUDGE_EVERY = 50  # least optimizer steps between two judgements within an epoch, after the first ten
+JUDGE_EVERY = 100  # least optimizer steps between two judgements within an epoch, after the first ten
 FIRST_GROUPS = ("updates",)  # of steps 2 to 10, what a learning rate far too high shows in
 
 

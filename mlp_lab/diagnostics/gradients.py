@@ -157,8 +157,15 @@ def signal_sums(
     leading = spreads[0].shape
     rows = torch.full(leading, float(layers[0].a.shape[-2]), dtype=spreads[0].dtype, device=spreads[0].device)  # type: ignore[union-attr]
 
+    known: dict[int, Tensor] = {}  # in a plain block ε is δ, and ρ is ∂L/∂a: one tensor, summed up once
+
+    def square(tensor: Tensor) -> Tensor:
+        if id(tensor) not in known:
+            known[id(tensor)] = squared_norm(tensor, len(leading))
+        return known[id(tensor)]
+
     def squares(tensors: Iterable[Tensor | None]) -> Tensor:
-        return _stack([None if one is None else squared_norm(one, len(leading)) for one in tensors], like=rows)
+        return _stack([None if one is None else square(one) for one in tensors], like=rows)
 
     head = [logit_gradient]
     return SignalSums(
@@ -179,6 +186,8 @@ def combine(parts: Sequence[SignalSums]) -> SignalSums:
     Sums of squares around a mean take the distance of the parts' means with them (Chan et al. 1983, eq. 1.5): nothing
     cancels, though the spread of a deep sigmoid layer is 1e-14 of its square.
     """
+    if len(parts) == 1:
+        return parts[0]
     rows = torch.stack([part.rows for part in parts]).sum(0)  # (...)
     means, between = [], []
     for layer in range(len(parts[0].means)):
@@ -264,5 +273,4 @@ def _product(epsilon: Tensor | None, weight: Tensor) -> Tensor | None:
 
 def _stack(values: Sequence[Tensor | None], *, like: Tensor) -> Tensor:
     """Stacks values (...) in a new last dimension, NaN for None."""
-    missing = torch.full_like(like, torch.nan)
-    return torch.stack([missing if value is None else value for value in values], -1)
+    return torch.stack([torch.full_like(like, torch.nan) if value is None else value for value in values], -1)

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("MLP_LAB_DEBUG") == "1":
             raise
         if isinstance(error, NonFiniteError):
-            print(f"stopped: {error}", file=sys.stderr)
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one tells
+                print(f"stopped: {error}", file=sys.stderr)
             return error.exit_status
         from mlp_lab.cli.mistakes import one_line
 

@@ -61,8 +61,14 @@ class VerdictReport:
         for one in fresh:
             if one.code in self._told:  # its panel has been shown
                 self._print(trainer, Text(f"now {_title(one)}", style=COLORS[one.severity]))
+        before = set(self._told)
         self._told |= {one.code: SEVERITIES.index(one.severity) for one in fresh}
         for root, consequences in stories(new):
+            if root.consequence_of in before:  # its story has been told
+                self._print(
+                    trainer, Text(f"{root.consequence_of} leads to {_title(root)}", style=COLORS[root.severity])
+                )
+                continue
             self._print(trainer, panel([(root, consequences)], title=_title(root)))
             self._print(trainer, Text(_advice(root)))
         self._save(trainer, verdicts)
@@ -138,7 +144,8 @@ def panel(told: Sequence[tuple[Verdict, Sequence[Verdict]]], *, title: str) -> P
             parts.append(Text(_title(root), style=f"bold {COLORS[root.severity]}"))
         parts += [Text(root.message), Text(_numbers(root.evidence), style="dim")]
         for one in consequences:
-            line = Text.assemble("it leads to ", (_title(one), f"bold {COLORS[one.severity]}"), f": {one.message}")
+            what = (_title(one), f"bold {COLORS[one.severity]}")
+            line = Text.assemble("it leads to ", what, f": {one.message.split('. ')[0].rstrip('.')}.")
             parts.append(Padding(line, (0, 0, 0, 2)))
     worst = max((root.severity for root, _ in told), key=SEVERITIES.index)
     parts = [part for part in parts if not (isinstance(part, Text) and part.style == "dim" and not part.plain)]

@@ -100,6 +100,14 @@ def test_a_verdict_is_shown_when_it_appears_and_when_it_gets_worse() -> None:
     assert "it follows from vanishing_gradient" in file.getvalue()
 
 
+def test_what_follows_from_a_story_that_was_told_takes_one_line() -> None:
+    told, file = report()
+    told.update(trainer(), [DEAD])
+    told.update(trainer(), [DEAD, SMALL])
+    assert file.getvalue().count("╭─") == 1
+    assert file.getvalue().endswith("\ndead_units leads to critical: vanishing_gradient, step 46\n")
+
+
 def test_a_resumed_run_does_not_repeat_what_it_told() -> None:
     told, file = report()
     told.start(trainer(), [DEAD])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mlp_lab.diagnostics.evidence import NAN, Evidence, Measured, per_layer
 
 UNMOVED = 0.95
-"""A loss above this share of guessing's has not moved. A healthy net is below 0.9 after an epoch, or soon after it."""
+"""A loss above this share of guessing's has not moved. The healthy calibration runs were below 0.9 within two."""
 DIVERGED = 3.0
 """A loss of this many times guessing's, and of the first step's, has diverged. Before that, noise explains it."""
 

@@ -28,8 +28,8 @@ def _late(evidence: Evidence, so_far: Outcome) -> bool:
 def not_learning(evidence: Evidence) -> Verdict | None:
     """Judges a network that never beat guessing; after three epochs and half of the plan.
 
-    The validation loss has never been below 97% of that of the best constant prediction (learnable tables were below
-    90% within an epoch or two). Where no verdict before it says why, signals and steps are healthy, and what remains is
+    The validation loss has never been below 97% of that of the best constant prediction (healthy runs were below
+    90% within two epochs). Where no verdict before it says why, signals and steps are healthy, and what remains is
     the data: labels that do not belong to their rows, or features that say nothing about the target. Dropout or decay
     so strong that nothing gets through is named, if it is there.
     """
@@ -112,9 +112,8 @@ def underfitting(evidence: Evidence) -> Verdict | None:
     """Judges a network that is too simple for its training rows; after five epochs and half of the plan.
 
     The training loss is still above a quarter of guessing's and the validation loss is no worse than it by more than
-    a tenth of guessing's, *and* there is a reason: a layer narrower than the classes, fewer parameters than 5 per class
-    or feature could use, dropout of 0.6 and more, strong decay; or, at the plan's end, a loss that was still
-    falling by 3% an epoch. Without a reason it may be all that the data can tell (adult stops at 0.58 of guessing).
+    a tenth of guessing's, *and* there is a reason. A layer narrower than the classes, dropout of 0.6 and more, or
+    strong decay: a warning. A loss that still fell by 3% an epoch at the plan's end: only worth knowing. Without one it may be all that the data can tell (adult stops at 0.6 of guessing).
     """
     facts, so_far = evidence.facts, outcome(evidence)
     late = so_far.judged and (so_far.over or (so_far.epochs >= 5 and 2 * evidence.step >= facts.planned_steps))

@@ -157,7 +157,7 @@ def unscaled_inputs(evidence: Evidence) -> Verdict | None:
 
     Initial weights assume inputs of about unit scale (LeCun et al. 1998, section 4.3). A root mean square above 3, or
     above 10 in one feature, or below 0.03, is none: standardised inputs have 1, pixels in [0, 1] 0.3 to 0.5, robust
-    scaling of long tails up to 5 in its worst feature. Such nets often train all the same (digits of 0 to 16, at 7.8,
+    scaling of California's long tails 1.4. Such nets often train all the same (digits of 0 to 16, at 7.8,
     reach 95%), only worse: a warning, unless it is the cause of something critical.
     """
     facts = evidence.facts

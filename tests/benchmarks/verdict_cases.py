@@ -184,6 +184,13 @@ BORDERLINE = (
     _case("relu-3, bias -2, adam: revives", _digits(), _model("relu", 3, 64, _adam(1e-3), bias=-2.0), epochs=15),
     _case("relu-3, adam 0.03: learns badly", _digits(), _model("relu", 3, 64, _adam(0.03))),
     _case("noisy target: sgd on 4 rows", _digits(batch_size=4), _model("relu", 2, 64, _sgd(0.05)), epochs=4),
+    _case(
+        "raw pixels, tanh: saturated, learns as well",
+        _digits(scaling="none"),
+        _model("tanh", 3, 64, _sgd(0.05)),
+        "saturated_units",
+        "unscaled_inputs",
+    ),
 )
 
 UNSEEN_FAULTS = (

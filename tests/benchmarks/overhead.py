@@ -46,6 +46,15 @@ class Variant:
     """Keyword arguments of that function."""
 
 
+PARTS = ["progress", "metrics", "random", "validation", "stop", "checkpoints"]
+WIDE = {"depth": 3, "width": 256, "dropout": 0.0}
+
+
+def wide(title: str, *parts: str, against: str = "wide") -> Variant:
+    """Returns a variant of 784-256-256-256-10 with all parts of a run and some more."""
+    return Variant(title=title, against=against, settings={"parts": [*PARTS, *parts], "model": WIDE})
+
+
 VARIANTS = {
     "loop": Variant(title="hand-written loop", against="loop", kind="loop"),
     "loader": Variant(title="+ TensorLoader", against="loop", kind="loop", settings={"loader": True}),
@@ -64,13 +73,19 @@ VARIANTS = {
     ),
     "shipped": Variant(
         title="all of these: as shipped",
-        settings={"parts": ["progress", "metrics", "random", "validation", "stop", "checkpoints"]},
+        settings={"parts": PARTS},
     ),
     "schedule": Variant(title="+ cosine schedule", settings={"model": {"schedule": {"name": "cosine"}}}),
     "max-norm": Variant(title="+ max-norm", settings={"model": {"max_norm": 3.0}}),
     "mixup": Variant(title="+ mixup", settings={"model": {"mixup": 0.2}}),
     "smoothing": Variant(title="+ label smoothing", settings={"model": {"label_smoothing": 0.1}}),
     "batch-norm": Variant(title="+ batch norm", settings={"model": {"norm": "batch"}}),
+    "wide": wide("784-256-256-256-10, without diagnostics", against="wide"),
+    "numerics": wide("+ only the check for NaN", "numerics"),
+    "diagnostics": wide("+ diagnostics, every 100 steps (default)", "diagnostics"),
+    "diagnostics-1": wide("+ diagnostics at every step", "diagnostics-1"),
+    "wandb": wide("+ W&B, offline", "wandb"),
+    "watch": wide('+ wandb.watch(log="all", log_freq=50)', "watch", against="wandb"),
 }
 
 
@@ -78,7 +93,7 @@ def summarise(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
     """Returns per variant the medians of its time, of what it adds to the loop, and of what it adds to its own base.
 
     >>> summarise([{"loop": 100.0, "bare": 150.0}, {"loop": 200.0, "bare": 260.0}])["bare"]
-    {'step_us': 205.0, 'over_loop_us': 55.0, 'added_us': 55.0}
+    {'step_us': 205.0, 'over_loop_us': 55.0, 'added_us': 55.0, 'ratio': 1.4}
     """
     table = {}
     for name in rounds[0]:
@@ -87,6 +102,8 @@ def summarise(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
         for key, other in (("over_loop_us", BASELINE), ("added_us", base)):
             if other in rounds[0]:
                 table[name][key] = median(one[name] - one[other] for one in rounds)
+        if base in rounds[0]:
+            table[name]["ratio"] = median(one[name] / one[base] for one in rounds)
     return table
 
 
@@ -94,13 +111,14 @@ def show(table: Mapping[str, Mapping[str, float]], parts: Mapping[str, float], c
     """Prints the features, then the parts of a step."""
     view = Table(title="MNIST 784-128-10, batches of 128: microseconds per optimizer step")
     view.add_column("variant")
-    for column in ("step", "over the loop", "added", "added to"):
+    for column in ("step", "over the loop", "added", "times", "added to"):
         view.add_column(column, justify="right")
     for name, row in table.items():
         variant = VARIANTS[name]
         added = f"{row['added_us']:+,.0f}" if "added_us" in row and variant.against != name else ""
         over = f"{row['over_loop_us']:+,.0f}" if "over_loop_us" in row and name != BASELINE else ""
-        view.add_row(variant.title, f"{row['step_us']:,.0f}", over, added, variant.against if added else "")
+        times = f"{row['ratio']:.2f}" if added else ""
+        view.add_row(variant.title, f"{row['step_us']:,.0f}", over, added, times, variant.against if added else "")
     console.print(view)
     split = Table(title="Where a step as shipped goes (Lightning's SimpleProfiler, whose own cost is in it)")
     split.add_column("part")

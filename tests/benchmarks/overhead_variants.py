@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.mnist import MNISTDataModule
+from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
+from mlp_lab.training.weights_and_biases import WandbRun
 from tests.benchmarks import harness
 from tests.benchmarks.recipe import BATCH_SIZE, DROPOUT, HIDDEN, LEARNING_RATE
 from tests.benchmarks.torch_peers import network as plain_network
@@ -35,6 +38,11 @@ TRAINING = "[Strategy]SingleDeviceStrategy.training_step"
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 BACKWARD = "[Strategy]SingleDeviceStrategy.backward"
 FETCH = "[_TrainingEpochLoop].train_dataloader_next"
+DIAGNOSTICS: dict[str, dict[str, Any]] = {
+    "diagnostics": {},
+    "diagnostics-1": {"every_n_steps": 1},
+    "numerics": {"groups": []},
+}
 
 
 class Bench:
@@ -146,7 +154,8 @@ def _module(bench: Bench, settings: Mapping[str, Any]) -> MLPModule:
     kinds: dict[str, Any] = {"schedule": ScheduleConfig}
     given = {name: kinds[name](**value) if name in kinds else value for name, value in settings.items()}
     optimizer = OptimizerConfig(name="adam", lr=LEARNING_RATE)
-    return MLPModule(bench.data.spec_dict, depth=1, width=HIDDEN, dropout=DROPOUT, optimizer=optimizer, **given)
+    network = {"depth": 1, "width": HIDDEN, "dropout": DROPOUT, **given}
+    return MLPModule(bench.data.spec_dict, optimizer=optimizer, **network)
 
 
 def _settings(bench: Bench, parts: Sequence[str]) -> dict[str, Any]:
@@ -164,6 +173,13 @@ def _settings(bench: Bench, parts: Sequence[str]) -> dict[str, Any]:
         callbacks += [BestCheckpoint(bench.folder / "best.ckpt"), LastCheckpoint(bench.folder / "last.ckpt")]
     if "progress" in parts:
         callbacks.append(EpochTable(bench.console))
+    if "wandb" in parts or "watch" in parts:
+        loggers.append(_wandb(bench))
+    for name, arguments in DIAGNOSTICS.items():
+        if name in parts:
+            callbacks.append(Diagnostics(**arguments))
+    if "watch" in parts:
+        callbacks.append(Watch())
     return {
         "callbacks": callbacks,
         "logger": loggers,
@@ -173,11 +189,35 @@ def _settings(bench: Bench, parts: Sequence[str]) -> dict[str, Any]:
     }
 
 
+class Watch(L.Callback):
+    """`wandb.watch`: histograms of all weights and gradients, taken in hooks that stay in the network."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        (logger,) = (one for one in trainer.loggers if isinstance(one, WandbRun))
+        logger.experiment.watch(pl_module, log="all", log_freq=50)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        (logger,) = (one for one in trainer.loggers if isinstance(one, WandbRun))
+        logger.experiment.unwatch(pl_module)
+
+
+def _wandb(bench: Bench) -> WandbRun:
+    """Returns an offline W&B run in the benchmark's own folder."""
+    os.environ["WANDB_MODE"] = "offline"
+    os.environ["WANDB_SILENT"] = "true"
+    logger = WandbRun()
+    logger.attach(bench.folder, f"overhead-{secrets.token_hex(4)}", {})
+    return logger
+
+
 def _fit(bench: Bench, model: L.LightningModule, settings: Mapping[str, Any]) -> float:
     os.environ[NVML_CHECK] = "1"  # as Lightning's import leaves it
     watch = Stopwatch()
     trainer = bench.trainer(**{**settings, "callbacks": [*settings.get("callbacks", ()), watch]})
     trainer.fit(model, datamodule=bench.data)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbRun):
+            logger.finish(None, {})
     return 1e6 * watch.seconds / bench.steps
 
 

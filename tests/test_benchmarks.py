@@ -47,7 +47,7 @@ def test_every_variant_of_the_overhead_is_timed(tmp_path: Path):
     values = benchmark("overhead", "--steps", "5", results=tmp_path)
     summary = values["summary"]
     assert summary["loop"]["over_loop_us"] == 0.0
-    assert {"bare", "module", "shipped", "self.log", "mixup"} <= set(summary)
+    assert {"bare", "module", "shipped", "self.log", "mixup", "numerics", "diagnostics", "watch"} <= set(summary)
     assert all(row["step_us"] > 0 for row in summary.values())
     assert values["parts_us"]["in all"] > values["parts_us"]["forward and loss"] > 0
 

@@ -113,7 +113,8 @@ def underfitting(evidence: Evidence) -> Verdict | None:
 
     The training loss is still above a quarter of guessing's and the validation loss is no worse than it by more than
     a tenth of guessing's, *and* there is a reason. A layer narrower than the classes, dropout of 0.6 and more, or
-    strong decay: a warning. A loss that still fell by 3% an epoch at the plan's end: only worth knowing. Without one it may be all that the data can tell (adult stops at 0.6 of guessing).
+    strong decay: a warning. A loss that still fell by 3% an epoch at the plan's end: only worth knowing. Without one it
+    may be all that the data can tell (adult stops at 0.6 of guessing).
     """
     facts, so_far = evidence.facts, outcome(evidence)
     late = so_far.judged and (so_far.over or (so_far.epochs >= 5 and 2 * evidence.step >= facts.planned_steps))

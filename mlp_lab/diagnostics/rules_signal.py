@@ -23,8 +23,8 @@ def exploding_gradient(evidence: Evidence) -> Verdict | None:
 
     `signal/span` above 2 (a hundredfold from the last hidden layer to the first) together with a first loss above 5
     times guessing's: the forward signal has grown with it. Healthy runs began with spans of -0.7 to 0.4 and losses of
-    up to 4.6 times; six residual blocks with 1.0 to 1.1 and 11 to 24 times learnt, but worse. A warning until the loss diverges or an epoch brings
-    nothing: Adam's steps do not depend on the gradient's size.
+    up to 4.6 times; six residual blocks with 1.0 to 1.1 and 11 to 24 times learnt, but worse. A warning until the loss
+    diverges or an epoch brings nothing: Adam's steps do not depend on the gradient's size.
     """
     values = first_step(evidence).values
     span, loss = values.get("signal/span", math.nan), values.get("train/loss", math.nan)

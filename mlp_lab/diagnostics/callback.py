@@ -23,6 +23,7 @@ from mlp_lab.diagnostics.evidence import Evidence, Measured
 from mlp_lab.diagnostics.facts import collect_facts
 from mlp_lab.diagnostics.gradients import to_floats
 from mlp_lab.diagnostics.history import pack, thin_, unpack
+from mlp_lab.diagnostics.landscape import Landscape
 from mlp_lab.diagnostics.numerics import FiniteCheck
 from mlp_lab.diagnostics.passes import UnitPass
 from mlp_lab.diagnostics.probe import StepProbe
@@ -58,6 +59,7 @@ class Diagnostics(L.Callback):
         self._check = FiniteCheck()
         self._report = VerdictReport()
         self._mlp: MLP | None = None
+        self._landscape = Landscape(())
         self._probe: StepProbe | None = None  # of the step that is being measured
         self._units: UnitPass | None = None
         self._prediction: Prediction | None = None  # of the network as it was initialised
@@ -73,12 +75,14 @@ class Diagnostics(L.Callback):
             self._mlp = find_mlp(pl_module)
             self.evidence, self.verdicts = Evidence(), []
             self._postponed, self._judged = [], 0
+            self._landscape = Landscape(self.config.groups)
             judged = "units" in self.config.groups and self._mlp.depth > 0
             self._units = UnitPass(self._mlp, training=self.config.probe == "train") if judged else None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Collects what is known before the first step; a resumed run keeps what it began with, but for its plan."""
         assert self._mlp is not None
+        self._landscape.check(trainer, pl_module)
         facts, known = collect_facts(trainer, pl_module, self._mlp), self.evidence.facts
         if trainer.global_step and known.weight_gains:
             facts = replace(known, planned_steps=facts.planned_steps, planned_epochs=facts.planned_epochs)
@@ -192,6 +196,8 @@ class Diagnostics(L.Callback):
         self._release()
         self._check.read(trainer, pl_module)
         values = self._judge_units(trainer) if self._units is not None and self._units.training else {}
+        values |= (around := self._landscape.measure(trainer, pl_module))
+        self._log(trainer, around, trainer.global_step)
         last = self.evidence.epochs[-1] if self.evidence.epochs else None
         if last is not None and last.step == trainer.global_step:
             last.values.update(values)
@@ -221,7 +227,7 @@ class Diagnostics(L.Callback):
         """Returns the evidence and where the schedule stands."""
         units = self._units.statistics.state_dict() if self._units is not None else None
         state = {"evidence": pack(self.evidence), "postponed": self._postponed, "judged": self._judged}
-        return {**state, "units": units}
+        return {**state, "units": units, "landscape": self._landscape.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, and the verdicts that follow from it."""
@@ -229,6 +235,7 @@ class Diagnostics(L.Callback):
         self._postponed, self._judged = state_dict["postponed"], state_dict["judged"]
         if self._units is not None and state_dict["units"] is not None:
             self._units.statistics.load_state_dict(state_dict["units"])
+        self._landscape.load_state_dict(state_dict["landscape"])
         self.verdicts = diagnose(self.evidence)
 
     # ---- parts ----------------------------------------------------------------------------------------------------
@@ -257,13 +264,11 @@ class Diagnostics(L.Callback):
 
     def _log(self, trainer: L.Trainer, values: Mapping[str, float], step: int) -> None:
         module = trainer.lightning_module
-        if not values:
-            return
-        if isinstance(module, MLPModule):
+        if values and isinstance(module, MLPModule):
             module.record(values, step)
-            return
-        for logger in trainer.loggers:
-            logger.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
+        elif values:
+            for logger in trainer.loggers:
+                logger.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
 
     def _release(self, over: bool = False) -> None:
         if self._probe is not None:

@@ -91,6 +91,7 @@ def assert_equal(found: dict[str, float], expected: dict[str, float], tolerance:
         assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
 
 
+@pytest.mark.slow
 def test_two_processes_report_what_one_does() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "MLP_LAB_RUN_DIR")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

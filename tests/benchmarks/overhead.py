@@ -27,7 +27,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import harness
+from tests.benchmarks import cockpit_peer, harness
 
 BASELINE = "loop"
 MODULE = "module"
@@ -41,7 +41,7 @@ class Variant:
     against: str = MODULE
     """The variant that it is compared with."""
     kind: str = "module"
-    """A function of `overhead_variants`: loop, bare or module."""
+    """A function of `overhead_variants`: loop, bare, module or wide_loop."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments of that function."""
 
@@ -85,6 +85,10 @@ VARIANTS = {
     "diagnostics": wide("+ diagnostics, every 100 steps (default)", "diagnostics"),
     "diagnostics-1": wide("+ diagnostics at every step", "diagnostics-1"),
     "wandb": wide("+ W&B, offline", "wandb"),
+    "wide-loop": Variant(title="784-256-256-256-10, a loop written by hand", against="wide-loop", kind="wide_loop"),
+    "cockpit": Variant(
+        title="+ Cockpit, economy, at every step", against="wide-loop", kind="wide_loop", settings={"watched": True}
+    ),
     "watch": wide('+ wandb.watch(log="all", log_freq=50)', "watch", against="wandb"),
 }
 
@@ -109,7 +113,7 @@ def summarise(rounds: Sequence[Mapping[str, float]]) -> dict[str, dict[str, floa
 
 def show(table: Mapping[str, Mapping[str, float]], parts: Mapping[str, float], console: Console) -> None:
     """Prints the features, then the parts of a step."""
-    view = Table(title="MNIST 784-128-10, batches of 128: microseconds per optimizer step")
+    view = Table(title="MNIST 784-128-10 (and others where said), batches of 128: microseconds per optimizer step")
     view.add_column("variant")
     for column in ("step", "over the loop", "added", "times", "added to"):
         view.add_column(column, justify="right")
@@ -136,6 +140,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "loop": overhead_variants.loop,
         "bare": overhead_variants.bare,
         "module": overhead_variants.module,
+        "wide_loop": overhead_variants.wide_loop,
     }
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     rounds = []
@@ -158,6 +163,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=harness.RESULTS, help="folder for the JSON file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if "cockpit" in options.only and not cockpit_peer.installed():
+        print("Cockpit is not installed: see tests/benchmarks/cockpit_peer.py", file=sys.stderr)
+        options.only = [name for name in options.only if name != "cockpit"]
     unknown = [name for name in options.only if name not in VARIANTS]
     if unknown:
         parser.error(f"--only: {', '.join(unknown)} unknown; accepted: {', '.join(VARIANTS)}")

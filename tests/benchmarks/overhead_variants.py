@@ -29,7 +29,7 @@ from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
 from mlp_lab.training.weights_and_biases import WandbRun
-from tests.benchmarks import harness
+from tests.benchmarks import cockpit_peer, harness
 from tests.benchmarks.recipe import BATCH_SIZE, DROPOUT, HIDDEN, LEARNING_RATE
 from tests.benchmarks.torch_peers import network as plain_network
 
@@ -103,6 +103,14 @@ def loop(bench: Bench, *, loader: bool = False, network: bool = False) -> float:
             optimizer.step()
             total += loss.detach() * len(x)
     return 1e6 * (time.perf_counter() - started) / bench.steps
+
+
+def wide_loop(bench: Bench, *, watched: bool = False) -> float:
+    """Trains 784-256-256-256-10 in a loop written by hand, alone or watched by Cockpit."""
+    os.environ[NVML_CHECK] = "0"
+    part = bench.data.part("train")
+    assert part.target is not None
+    return cockpit_peer.train(part.numeric, part.target, steps=bench.steps, watched=watched)
 
 
 def _from_loader(batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -98,7 +98,8 @@ class Diagnostics(L.Callback):
         """Judges the whole run."""
         self._release(over=True)
         self._check.on_train_end(trainer, pl_module)
-        self.verdicts = diagnose(self.evidence)
+        told = diagnose(self.evidence)
+        self.verdicts = [one for one in told if self.config.groups or one.code == "nonfinite"]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.close(trainer, self.verdicts, measured=bool(self.config.groups))
 
@@ -258,7 +259,8 @@ class Diagnostics(L.Callback):
 
     def _judge(self, trainer: L.Trainer, step: int) -> None:
         self._judged = step
-        self.verdicts = diagnose(self.evidence)
+        told = diagnose(self.evidence)
+        self.verdicts = [one for one in told if self.config.groups or one.code == "nonfinite"]
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.update(trainer, self.verdicts)
 

@@ -104,7 +104,7 @@ def test_two_processes_take_the_steps_of_one(alone: Path, together: Path) -> Non
 
 def test_one_record(together: Path) -> None:
     names = sorted(path.name for path in together.iterdir())
-    assert names == ["checkpoints", "config.yaml", "metrics.csv", "provenance.json"]
+    assert names == ["checkpoints", "config.yaml", "diagnosis.json", "metrics.csv", "provenance.json"]
     assert json.loads((together / "provenance.json").read_text())["processes"] == 2
     assert [path.name for path in together.parent.iterdir()] == [together.name]
 

@@ -145,12 +145,11 @@ def test_ctrl_c_says_how_to_go_on(started: bool, table: Path, bench: Bench, monk
     def interrupt(*arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it switched off
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it switched off
     hook = "on_train_batch_start" if started else "on_fit_start"
     monkeypatch.setattr(MLPModule, hook, interrupt, raising=False)
     answer = bench("fit", "--config", "config.yaml", "--run.dir", "cut")
     advice = "go on with `python -m mlp_lab fit --resume cut`" if started else "nothing was written"
-    signal.signal(signal.SIGINT, previous)
     assert answer == (130, "", f"interrupted; {advice}\n")
     assert (table / "cut" / "config.yaml").exists() == started
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

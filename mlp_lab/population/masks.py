@@ -1,0 +1,118 @@
+"""Dropout masks of a whole level: for each member those of `mlp_lab.model.dropout`, bit by bit.
+
+Symbols: n members, B batch, R rows (units of all members below one another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mlp_lab.model.dropout import _ALPHA as ALPHA
+from mlp_lab.model.dropout import (
+    _MULTIPLIERS,
+    WORD,
+    AlphaDropout,
+    Dropout,
+    _lowbias32_numpy,
+    _lowbias32_torch_,
+    _signed,
+)
+
+
+class StackDropout(nn.Module):
+    """Drops values of every member with its own probability, seed and count of passes.
+
+    Args:
+        parts: per member its `Dropout`, or None where it has none.
+        rows: per member its rows, padded ones included.
+    """
+
+    counters: Tensor
+    coefficients: Tensor
+
+    def __init__(self, parts: Sequence[Dropout | None], rows: Sequence[int]) -> None:
+        super().__init__()
+        self.rows = tuple(rows)
+        self.layer = next(part.layer for part in parts if part is not None)
+        self.alpha = any(isinstance(part, AlphaDropout) for part in parts)
+        state = [(part.seed, part.passes) if part is not None else (0, 0) for part in parts]
+        self.register_buffer("counters", torch.tensor(state, dtype=torch.int64))  # (n, 2): seed, passes
+        table = torch.tensor([_coefficients(part) for part in parts], dtype=torch.float64)  # (n, 3)
+        repeats = torch.tensor(self.rows)
+        self.register_buffer("coefficients", table.repeat_interleave(repeats, 0).T.contiguous(), persistent=False)
+        thresholds = [int(part.p * WORD) if part is not None else 0 for part in parts]
+        self.thresholds = np.repeat(np.array(thresholds, dtype=np.uint32), self.rows)  # (R,)
+
+    def forward(self, x: Tensor, first_row: int = 0) -> Tensor:
+        """Returns x (R, B) with values dropped, in training; x itself otherwise."""
+        if not self.training:
+            return x
+        keys = step_keys(self.counters[:, 0], self.layer, self.counters[:, 1])  # (n,)
+        self.counters[:, 1] += 1
+        keep = self._keep(keys, x.shape[1], first_row, x.device).to(torch.promote_types(x.dtype, torch.float32))
+        scale, low, shift = (row.unsqueeze(1).to(keep.dtype) for row in self.coefficients)  # (R, 1)
+        dropped = x * keep.mul_(scale) if not self.alpha else x * (scale * keep) + (low * (1 - keep) + shift)
+        return dropped.to(x.dtype)
+
+    def _keep(self, keys: Tensor, batch: int, first_row: int, device: torch.device) -> Tensor:
+        """Returns where a value stays, (R, B) bool."""
+        positions = _positions(self.rows, first_row, batch)  # (R, B)
+        if device.type == "cpu":
+            key = np.repeat(keys.numpy().astype(np.uint32), self.rows)[:, None]
+            return torch.from_numpy(_lowbias32_numpy(positions ^ key) >= self.thresholds[:, None])
+        there = _on(device, self.rows, first_row, batch)
+        key = _to_int32(keys).repeat_interleave(torch.tensor(self.rows, device=device)).unsqueeze(1)
+        words = _lowbias32_torch_(there ^ key).bitwise_xor_(_signed(1 << 31))
+        thresholds = torch.from_numpy((self.thresholds ^ np.uint32(1 << 31)).view(np.int32)).to(device)
+        return words >= thresholds.unsqueeze(1)
+
+
+def step_keys(seeds: Tensor, layer: int, passes: Tensor) -> Tensor:
+    """Returns `step_key` of every member, (n,) int64, computed where the counters are."""
+    key = _lowbias32(seeds % WORD)
+    for word in (torch.full_like(key, layer), passes % WORD, passes // WORD):
+        key = _lowbias32((key + word) % WORD)
+    return key
+
+
+def _lowbias32(words: Tensor) -> Tensor:
+    """Hashes 32-bit words that int64 holds; a product wraps modulo 2^64, which leaves its low half right."""
+    words = words ^ (words >> 16)
+    words = (words * _MULTIPLIERS[0]) & (WORD - 1)
+    words = words ^ (words >> 15)
+    words = (words * _MULTIPLIERS[1]) & (WORD - 1)
+    return words ^ (words >> 16)
+
+
+def _to_int32(words: Tensor) -> Tensor:
+    """Returns the int32 of the same bits."""
+    return torch.where(words >= WORD // 2, words - WORD, words).to(torch.int32)
+
+
+def _coefficients(part: Dropout | None) -> tuple[float, float, float]:
+    """Returns scale of a kept value, value of a dropped one, shift of all."""
+    if part is None:
+        return 1.0, 0.0, 0.0
+    if not isinstance(part, AlphaDropout):
+        return 1 / (1 - part.p), 0.0, 0.0
+    a = ((1 - part.p) * (1 + part.p * ALPHA**2)) ** -0.5
+    return a, a * ALPHA, -a * part.p * ALPHA
+
+
+@lru_cache(maxsize=32)
+def _positions(rows: tuple[int, ...], first_row: int, batch: int) -> NDArray[np.uint32]:
+    """Returns the hash of each member's unit and row, (R, B); never to be written."""
+    row = _lowbias32_numpy(np.arange(first_row, first_row + batch, dtype=np.uint32))  # (B,)
+    unit = np.concatenate([np.arange(count, dtype=np.uint32) for count in rows])  # (R,)
+    return _lowbias32_numpy(np.add.outer(unit, row))
+
+
+@lru_cache(maxsize=32)
+def _on(device: torch.device, rows: tuple[int, ...], first_row: int, batch: int) -> Tensor:
+    return torch.from_numpy(_positions(rows, first_row, batch).view(np.int32)).to(device)

@@ -1,0 +1,159 @@
+"""The products and activations of one level of a stack, each one node of autograd for all members.
+
+The plain twins, a loop over members that autograd differentiates, stand in `tests/population/test_products.py`.
+
+Symbols: B batch, R rows of a level, n members of one shape, H units, I inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.population.layout import Level, Segment
+
+aten = torch.ops.aten
+
+
+def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
+    """Computes h = Wx + b of every member of a level.
+
+    Args:
+        x: (R_in, B), the members' inputs below one another in their order.
+        weight: flat, the members' (H, I) matrices one after another.
+        bias: (R,).
+        level: where each one stands.
+
+    Returns:
+        (R, B).
+    """
+    result: Tensor = _Products.apply(x, weight, bias, level)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.level = level
+        h = bias.unsqueeze(1).repeat(1, x.shape[1])  # (R, B)
+        for w, inputs, outputs in _views(level, weight, x, h):
+            outputs.addmm_(w, inputs) if w.dim() == 2 else outputs.baddbmm_(w, inputs)
+        return h
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight)
+        for w, inputs, g in _views(ctx.level, grad_weight, x, grad):
+            torch.matmul(g, inputs.mT, out=w)
+        if grad_x is not None:
+            for w, inputs, g in _views(ctx.level, weight, grad_x, grad):
+                torch.matmul(w.mT, g, out=inputs)
+        return grad_x, grad_weight, grad.sum(1), None
+
+
+def _views(level: Level, weight: Tensor, x: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields weights, inputs and outputs of each run: (H, I), (I, B), (H, B), with n in front where there are more."""
+    runs, batch = level.runs, x.shape[1]
+    weights = weight.split([run.weights for run in runs])
+    inputs = x.split([run.count * run.inputs for run in runs])
+    outputs = h.split([run.count * run.outputs for run in runs])
+    for run, w, i, o in zip(runs, weights, inputs, outputs, strict=True):
+        if run.count == 1:
+            yield w.view(run.outputs, run.inputs), i, o
+        else:
+            shape = (run.count, run.outputs, run.inputs)
+            yield w.view(shape), i.view(run.count, run.inputs, batch), o.view(run.count, run.outputs, batch)
+
+
+class _Kernels(NamedTuple):
+    """An activation that writes where it is told: φ(z, out=) and ∂L/∂z of ∂L/∂a, z and a."""
+
+    forward: Callable[[Tensor, Tensor], Any]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor], Any]
+
+
+KERNELS: dict[str, _Kernels] = {
+    "relu": _Kernels(
+        lambda z, out: torch.clamp_min(z, 0, out=out),
+        lambda g, z, a, out: aten.threshold_backward(g, a, 0, grad_input=out),
+    ),
+    "tanh": _Kernels(
+        lambda z, out: torch.tanh(z, out=out), lambda g, z, a, out: aten.tanh_backward(g, a, grad_input=out)
+    ),
+    "sigmoid": _Kernels(
+        lambda z, out: torch.sigmoid(z, out=out), lambda g, z, a, out: aten.sigmoid_backward(g, a, grad_input=out)
+    ),
+    "gelu": _Kernels(
+        lambda z, out: aten.gelu(z, out=out), lambda g, z, a, out: aten.gelu_backward(g, z, grad_input=out)
+    ),
+    "silu": _Kernels(
+        lambda z, out: aten.silu(z, out=out), lambda g, z, a, out: aten.silu_backward(g, z, grad_input=out)
+    ),
+    "leaky_relu": _Kernels(
+        lambda z, out: aten.leaky_relu(z, 0.01, out=out),
+        lambda g, z, a, out: aten.leaky_relu_backward(g, z, 0.01, False, grad_input=out),
+    ),
+}
+"""Those of `ACTIVATIONS` that need no copy; any other goes through autograd."""
+
+
+def activate(z: Tensor, segments: Sequence[Segment], slopes: Tensor | None = None) -> Tensor:
+    """Computes a = φ(z), each segment by its own activation.
+
+    Args:
+        z: (R, B).
+        segments: rows and activation of each, in order.
+        slopes: (R_prelu,) the learned slope of every row of a prelu segment, in order.
+
+    Returns:
+        (R, B).
+    """
+    if len(segments) == 1 and slopes is None:
+        return ACTIVATIONS[segments[0].activation].function(z)
+    if all(segment.activation in KERNELS for segment in segments):
+        result: Tensor = _Activate.apply(z, segments)  # type: ignore[no-untyped-call]
+        return result
+    parts, learned = [], 0
+    for segment, part in zip(segments, z.split([segment.rows for segment in segments]), strict=True):
+        if segment.activation == "prelu":
+            assert slopes is not None
+            rows = slopes[learned : learned + segment.rows].to(part.dtype)
+            learned += segment.rows
+            parts.append(F.prelu(part.unsqueeze(0), rows).squeeze(0))
+        else:
+            parts.append(ACTIVATIONS[segment.activation].function(part))
+    return torch.cat(parts)
+
+
+class _Activate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, z: Tensor, segments: Sequence[Segment]) -> Tensor:
+        a = torch.empty_like(z)
+        rows = [segment.rows for segment in segments]
+        for segment, inputs, outputs in zip(segments, z.split(rows), a.split(rows), strict=True):
+            KERNELS[segment.activation].forward(inputs, outputs)
+        ctx.save_for_backward(z, a)
+        ctx.segments = segments  # type: ignore[attr-defined]
+        return a
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        z, a = ctx.saved_tensors
+        grad_z = torch.empty_like(z)
+        rows = [segment.rows for segment in ctx.segments]
+        parts = zip(ctx.segments, grad.split(rows), z.split(rows), a.split(rows), grad_z.split(rows), strict=True)
+        for segment, g, z_part, a_part, out in parts:
+            KERNELS[segment.activation].backward(g, z_part, a_part, out)
+        return grad_z, None

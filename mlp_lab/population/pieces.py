@@ -83,7 +83,7 @@ def _of_level(level: StackLevel, index: int, place: int) -> dict[str, Piece]:
     if level.norm == "batch":
         pieces[f"{block}.norm.running_mean"] = per_row("mean")
         pieces[f"{block}.norm.running_var"] = per_row("variance")
-        counter = Piece(tensor=f"{here}.batches", start=place, stored=(1,), shape=())
+        counter = Piece(tensor=f"{here}.batches", start=place, stored=(), shape=())
         pieces[f"{block}.norm.num_batches_tracked"] = counter
     if plan.activations[place] == "prelu":
         learned = sum(name == "prelu" for name in plan.activations[:place])

@@ -1,0 +1,201 @@
+"""One optimizer for a population: every member by its own rule and hyperparameters, with the fused kernels of PyTorch.
+
+A member's part of every stacked tensor is contiguous, so a fused kernel takes the parts as they lie; nothing is copied,
+and a member that has stopped costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mlp_lab.errors import UserError
+from mlp_lab.population.stack import Population
+from mlp_lab.training.optimizers import OptimizerConfig
+
+RULES = ("sgd", "adam", "adamw")
+"""Optimizers that a population has; a member with another one is trained alone."""
+
+
+class Part(NamedTuple):
+    """A member's share of one stacked parameter."""
+
+    tensor: int
+    """Number of the parameter."""
+    chunk: int
+    """Number of the share among those of the parameter."""
+    decayed: bool
+    """Whether the member's weight decay applies."""
+
+
+class _Call(NamedTuple):
+    """One call of a fused kernel: parts of one member that decay alike."""
+
+    parts: list[Part]
+    weight_decay: float
+    values: list[Tensor]
+    first: list[Tensor]
+    second: list[Tensor]
+
+
+class StackOptimizer(Optimizer):
+    """Steps every active member as `torch.optim` would step it alone.
+
+    Args:
+        population: on its device already.
+        configs: the optimizer of each member, in their order.
+        clip: per member the largest norm of its gradient, over all its parameters; None clips nothing.
+
+    Raises:
+        UserError: names the member whose optimizer a population does not have, or the list of the wrong length.
+    """
+
+    def __init__(
+        self, population: Population, configs: Sequence[OptimizerConfig], clip: Sequence[float | None] | None = None
+    ) -> None:
+        members = len(population)
+        _check(configs, clip, members)
+        super().__init__(population.parameters(), {"lr": configs[0].lr})
+        self.configs = list(configs)
+        self.lr = [config.lr for config in configs]
+        """Learning rate of each member's next step."""
+        self.active = [True] * members
+        """Members that are still updated."""
+        self.clip = [math.inf if limit is None else limit for limit in clip or [None] * members]
+        self.norms = [math.nan] * members
+        """Norm of each clipped member's gradient at the last step, before clipping."""
+        self._parameters: list[Tensor] = self.param_groups[0]["params"]
+        self._sizes, self._parts = _share_out(population, self.configs)
+        self._calls: list[list[_Call]] = []  # per member; made when the first step is taken, or a state was loaded
+        self.state["steps"] = torch.zeros(members, device=self._parameters[0].device)  # type: ignore[index]
+        averaged = any(config.name != "sgd" for config in configs)
+        for parameter in self._parameters:
+            if averaged or any(config.effective_momentum > 0 for config in configs):
+                self.state[parameter]["first"] = torch.zeros_like(parameter)
+            if averaged:
+                self.state[parameter]["second"] = torch.zeros_like(parameter)
+        self.register_load_state_dict_post_hook(lambda optimizer: optimizer._calls.clear())  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Takes one step of every active member; a closure computes the gradients first, and its result is returned."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
+        gradients = [
+            () if parameter.grad is None else parameter.grad.view(-1).split(sizes)
+            for parameter, sizes in zip(self._parameters, self._sizes, strict=True)
+        ]
+        counts = self.state["steps"].split(1)  # type: ignore[index]
+        for member, active in enumerate(self.active):
+            if not active:
+                continue
+            counts[member].add_(1)
+            calls = [
+                (call, [gradients[part.tensor][part.chunk] for part in call.parts]) for call in self._calls[member]
+            ]
+            if self.clip[member] < math.inf:
+                every = [gradient for _, some in calls for gradient in some]
+                self.norms[member] = _clip_(every, self.clip[member])
+            for call, some in calls:
+                _update_(self.configs[member], self.lr[member], call, some, counts[member])
+        return result
+
+    def _calls_of(self, member: int) -> list[_Call]:
+        config, calls = self.configs[member], []
+        for weight_decay in sorted({0.0, config.weight_decay}):
+            parts = [part for part in self._parts[member] if part.decayed == (weight_decay > 0)]
+            if parts:
+                shares = (self._shares(parts, name) for name in ("value", "first", "second"))
+                calls.append(_Call(parts, weight_decay, *shares))
+        return calls
+
+    def _shares(self, parts: Sequence[Part], name: str) -> list[Tensor]:
+        """Returns the parts of parameters or of a moment; none, where no member keeps that moment."""
+        shares = []
+        for part in parts:
+            parameter = self._parameters[part.tensor]
+            tensor = parameter.data if name == "value" else self.state[parameter].get(name)
+            if tensor is not None:
+                shares.append(tensor.view(-1).split(self._sizes[part.tensor])[part.chunk])
+        return shares
+
+
+def _update_(config: OptimizerConfig, lr: float, call: _Call, gradients: list[Tensor], count: Tensor) -> None:
+    """Steps some parts of one member; `count` is the number of this step, (1,)."""
+    if config.name == "sgd":
+        momentum = config.effective_momentum
+        torch._fused_sgd_(
+            call.values,
+            gradients,
+            call.first if momentum else [],
+            weight_decay=call.weight_decay,
+            momentum=momentum,
+            lr=lr,
+            dampening=0.0,
+            nesterov=config.effective_nesterov,
+            maximize=False,
+            is_first_step=False,  # a momentum of zeros makes the first step what torch makes it
+        )
+        return
+    kernel = torch._fused_adamw_ if config.name == "adamw" else torch._fused_adam_
+    kernel(
+        call.values,
+        gradients,
+        call.first,
+        call.second,
+        [],
+        [count] * len(gradients),
+        lr=lr,
+        beta1=config.betas[0],
+        beta2=config.betas[1],
+        weight_decay=call.weight_decay,
+        eps=config.eps,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _clip_(gradients: list[Tensor], limit: float) -> float:
+    """Scales a member's gradients to a norm of at most `limit`, as `clip_grad_norm_` does; returns the norm before."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    scale = torch.clamp(limit / (norm + 1e-6), max=1.0)
+    torch._foreach_mul_(gradients, scale)
+    return float(norm)
+
+
+def _share_out(
+    population: Population, configs: Sequence[OptimizerConfig]
+) -> tuple[list[list[int]], list[list[Part]]]:
+    """Returns the sizes of the shares of every parameter, in their order, and the parts of every member."""
+    numbers = {name: number for number, (name, _) in enumerate(population.named_parameters())}
+    owners: list[list[tuple[int, int, int, bool]]] = [[] for _ in numbers]  # (start, size, member, decayed)
+    for member, (pieces, config) in enumerate(zip(population.pieces, configs, strict=True)):
+        for name, piece in pieces.items():
+            if piece.tensor in numbers:
+                matrix = len(piece.shape) >= 2 and not name.endswith("bias")  # as `is_decayed` has it
+                decayed = config.weight_decay > 0 and (config.decay_bias_and_norm or matrix)
+                owners[numbers[piece.tensor]].append((piece.start, piece.size, member, decayed))
+    parts: list[list[Part]] = [[] for _ in configs]
+    for tensor, shares in enumerate(owners):
+        for chunk, (_, _, member, decayed) in enumerate(sorted(shares)):
+            parts[member].append(Part(tensor, chunk, decayed))
+    return [[size for _, size, _, _ in sorted(shares)] for shares in owners], parts
+
+
+def _check(configs: Sequence[OptimizerConfig], clip: Sequence[float | None] | None, members: int) -> None:
+    for name, values in {"optimizer": configs, "clip": clip}.items():
+        if values is not None and len(values) != members:
+            raise UserError(f"population.{name}: {len(values)} values for {members} members; accepted: one for each")
+    for number, config in enumerate(configs):
+        if config.name not in RULES:
+            raise UserError(
+                f"population: member {number} has model.optimizer.name: {config.name!r}; accepted: {', '.join(RULES)}"
+            )

@@ -38,7 +38,7 @@ THREAD_VARIABLES = (
 )
 PACKAGES = (
     *("mlp_lab", "torch", "lightning", "torchmetrics", "torchvision", "numpy"),
-    *("keras", "tensorflow-cpu", "jax", "scikit-learn", "skorch"),
+    *("keras", "tensorflow-cpu", "jax", "scikit-learn", "skorch", "optuna"),
 )
 
 Array = NDArray[np.generic]

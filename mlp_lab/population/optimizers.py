@@ -108,6 +108,22 @@ class StackOptimizer(Optimizer):
                 _update_(self.configs[member], self.lr[member], call, some, counts[member])
         return result
 
+    def moments(self, member: int) -> list[Tensor]:
+        """Returns a member's moments as views of the state."""
+        return [*self._shares(self._parts[member], "first"), *self._shares(self._parts[member], "second")]
+
+    def keep(self, population: Population, members: Sequence[int]) -> StackOptimizer:
+        """Returns the optimizer of a population that keeps some of the members, with their state."""
+        kept = StackOptimizer(
+            population, [self.configs[member] for member in members], [self.clip[member] for member in members]
+        )
+        for new, old in enumerate(members):
+            kept.lr[new], kept.active[new] = self.lr[old], self.active[old]
+            for target, source in zip(kept.moments(new), self.moments(old), strict=False):
+                target.copy_(source)
+        kept.state["steps"].copy_(self.state["steps"][list(members)])  # type: ignore[index]
+        return kept
+
     def _calls_of(self, member: int) -> list[_Call]:
         config, calls = self.configs[member], []
         for weight_decay in sorted({0.0, config.weight_decay}):

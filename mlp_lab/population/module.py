@@ -1,0 +1,363 @@
+"""The LightningModule that trains a population: every member as its own `MLPModule` would train it.
+
+All members see the same batches. Their losses are added, so that gradients do not mix; each has its own optimizer
+settings, schedule, clipping, loss options and stop.
+
+Symbols: K members, B batch, C outputs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mlp_lab.data.loader import Batch
+from mlp_lab.data.module import TensorDataModule
+from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.model.initialization import lsuv_
+from mlp_lab.model.mlp import MLP
+from mlp_lab.population.ensemble import ensemble_logits
+from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
+from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.stack import Population
+from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.meters import Meter
+from mlp_lab.training.module import LSUV_ROWS, MLPModule
+from mlp_lab.training.schedules import SCHEDULES, factor_at
+from mlp_lab.training.straight import StraightModule
+
+
+class PopulationModule(StraightModule):
+    """Trains many MLPs under `L.Trainer` with automatic optimization, on one device.
+
+    A member whose loss is not finite is frozen at once and told of in `failed`; the others go on, bit for bit, as if it
+    had never been there. Members that stop leave the stack once they are half of it.
+
+    Args:
+        members: what each one would be alone: network, loss, optimizer and schedule. Their networks are copied.
+        clip: per member the largest norm of its gradient; None clips nothing.
+        stop: when a member stops by itself; None lets all train to the end.
+
+    Raises:
+        UserError: Names the members and the setting that do not fit together.
+    """
+
+    def __init__(
+        self, members: Sequence[MLPModule], clip: Sequence[float | None] | None = None, stop: MemberStop | None = None
+    ) -> None:
+        super().__init__()
+        _check(members, clip)
+        first = members[0]
+        self.spec, self.mixup = first.spec, first.mixup
+        self.settings = [dict(member.hparams) for member in members]
+        """Per member, what `MLPModule` takes."""
+        self.population = Population.stack([member.model for member in members])
+        self.configs = [member.optimizer_config for member in members]
+        self.schedules = [member.schedule_config for member in members]
+        self.max_norms = [member.max_norm for member in members]
+        self.clip = list(clip) if clip is not None else [None] * len(members)
+        self.stop = stop
+        self.numbers = list(range(len(members)))
+        """Number of each member that is still in the stack."""
+        self.failed: dict[int, int] = {}
+        """Members that became non-finite, with the optimizer step."""
+        self.finished: dict[int, MLP] = {}
+        """Members that have left the stack, as they were at their end."""
+        self.scores: list[dict[str, float]] = [{} for _ in members]
+        """Per member, its validation scores of the last pass it took part in."""
+        self._criteria = [(member.train_loss, member.eval_loss) for member in members]
+        self._arrange()
+        self._sums = torch.zeros(len(members), dtype=torch.float64)
+        self._rows = 0
+        self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
+
+    def _arrange(self) -> None:
+        """Builds what depends on who is in the stack."""
+        train, evaluate = zip(*(self._criteria[number] for number in self.numbers), strict=True)
+        self.train_loss, self.eval_loss = MemberLoss(train), MemberLoss(evaluate)
+        self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
+        self.ensemble = Meter(self.spec)
+
+    def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
+        """Returns the logits of all members in the stack, (K, B, C)."""
+        return cast(Tensor, self.population(numeric, categorical))
+
+    def networks(self) -> list[MLP]:
+        """Returns every member's network as it is now, or was when it left the stack, in their order."""
+        here = dict(zip(self.numbers, self.population.unstack(), strict=True))
+        return [self.finished[number] if number in self.finished else here[number] for number in range(len(self.configs))]
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Refuses several processes; applies a data-dependent init to a fresh model.
+
+        Raises:
+            UserError: `trainer.devices` is above 1.
+        """
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"trainer.devices: {self.trainer.world_size} processes for one population; use --trainer.devices 1, "
+                "and one worker per device on one study"
+            )
+        if not self.trainer.ckpt_path:
+            self._initialise()
+
+    def _initialise(self) -> None:
+        for place, number in enumerate(self.numbers):
+            if self.settings[number]["init"] != "lsuv":
+                continue
+            part = cast(TensorDataModule, self.trainer.datamodule).part("train")  # type: ignore[attr-defined]
+            rows = slice(None, None, max(1, part.rows // LSUV_ROWS))
+            mlp = self.population.member(place)
+            lsuv_(mlp, part.numeric[rows], None if part.categorical is None else part.categorical[rows])
+            parameters = dict(mlp.named_parameters())
+            for name, view in self.population.views(place).items():
+                if name in parameters:
+                    view.copy_(parameters[name].data)
+
+    def on_train_start(self) -> None:
+        """Sets the learning rates of the first step."""
+        super().on_train_start()
+        self._sums = self._sums.to(self.device)
+        self._set_rates(self.trainer.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the sum of the active members' mean losses."""
+        losses = self._mixed_losses(batch) if self.mixup else self._losses(batch)  # (K,), sums over the batch
+        self._freeze_nonfinite(losses)
+        detached = losses.detach().double()
+        if self.failed:
+            detached = detached.nan_to_num(0.0, 0.0, 0.0)
+        self._sums += detached
+        self._rows += batch.count
+        active = self._optimizer.active
+        alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
+        return alive.sum() / batch.count
+
+    def _losses(self, batch: Batch) -> Tensor:
+        logits = self(batch.numeric, batch.categorical)
+        return cast(Tensor, self.train_loss(_wide(logits), batch.target)).sum(1)
+
+    def _mixed_losses(self, batch: Batch) -> Tensor:
+        """Mixup of the encoded inputs, by the same share and the same pairs for all members."""
+        share = random.betavariate(self.mixup, self.mixup)
+        encoded = self.population.encode(batch.numeric, batch.categorical)  # (D, B)
+        other = torch.randperm(encoded.shape[1], device=encoded.device)
+        logits = _wide(self.population.decode(share * encoded + (1 - share) * encoded[:, other]))
+        assert batch.target is not None
+        losses = share * self.train_loss(logits, batch.target)
+        return cast(Tensor, losses + (1 - share) * self.train_loss(logits, batch.target[other])).sum(1)
+
+    def _freeze_nonfinite(self, losses: Tensor) -> None:
+        """Freezes members whose loss is not finite.
+
+        Raises:
+            NonFiniteError: No member is left that is.
+        """
+        finite = losses.detach().isfinite()
+        if bool(finite.all()):
+            return
+        optimizer = self._optimizer
+        for place, good in enumerate(finite.tolist()):
+            number = self.numbers[place]
+            if good or number in self.failed:
+                continue
+            if optimizer.active[place]:
+                self.failed[number] = self.trainer.global_step + 1
+            optimizer.active[place] = False
+            for tensor in (*self.population.views(place).values(), *optimizer.moments(place)):
+                if tensor.is_floating_point():
+                    tensor.nan_to_num_(0.0, 0.0, 0.0)  # a checkpoint holds finite numbers only
+        if not any(optimizer.active) and len(self.failed) == len(self.settings):
+            raise NonFiniteError(f"the losses of all {len(self.settings)} members are not finite", None)
+
+    def after_optimizer_step(self, step: int) -> None:
+        """Projects weights onto the max-norm balls, sets the next rates, and records the loss when that is due."""
+        for place, number in enumerate(self.numbers):
+            if self.max_norms[number]:
+                for name, view in self.population.views(place).items():
+                    if name.startswith("blocks.") and name.endswith("linear.weight"):
+                        view.renorm_(p=2, dim=0, maxnorm=self.max_norms[number])
+        self._set_rates(step)
+        trainer = self.trainer
+        due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if due or trainer.is_last_batch or step == trainer.max_steps:
+            self._record_training_loss(step)
+
+    def _set_rates(self, step: int) -> None:
+        total = self.trainer.estimated_stepping_batches
+        length = total if 0 <= total < math.inf else math.inf
+        for place, number in enumerate(self.numbers):
+            config = self.schedules[number]
+            factor = 1.0 if config.name == "constant" and not config.warmup else factor_at(step, config, length)
+            self._optimizer.lr[place] = self.configs[number].lr * factor
+
+    def _record_training_loss(self, step: int) -> None:
+        means = (self._sums / self._rows).tolist()
+        self._sums.zero_()
+        self._rows = 0
+        active = [mean for mean, alive in zip(means, self._optimizer.active, strict=True) if alive]
+        values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
+        self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
+        self.record(values, step)
+
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        """Sends values to every logger under the current epoch and a number of optimizer steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
+
+    def on_train_epoch_end(self) -> None:
+        """Ends the training when every member has stopped, and lets those that have leave the stack."""
+        if self._rows:
+            self._record_training_loss(self.trainer.global_step)
+        active = self._optimizer.active
+        if not any(active):
+            self.trainer.should_stop = True
+        elif 2 * sum(active) <= len(active):
+            self.compact()
+
+    def compact(self) -> None:
+        """Takes the members that have stopped out of the stack; the others go on as they were, up to rounding."""
+        optimizer = self._optimizer
+        kept = [place for place, alive in enumerate(optimizer.active) if alive]
+        for place, alive in enumerate(optimizer.active):
+            if not alive:
+                self.finished[self.numbers[place]] = self.population.member(place)
+        self.population = self.population.keep(kept)
+        self.numbers = [self.numbers[place] for place in kept]
+        self._sums = self._sums[kept]
+        self._arrange()
+        self.trainer.strategy.optimizers = [optimizer.keep(self.population, kept)]
+
+    @property
+    def _optimizer(self) -> StackOptimizer:
+        return cast(StackOptimizer, self.trainer.strategy.optimizers[0])
+
+    def configure_optimizers(self) -> Optimizer:
+        """Builds the optimizer of those in the stack."""
+        configs = [self.configs[number] for number in self.numbers]
+        optimizer = StackOptimizer(self.population, configs, [self.clip[number] for number in self.numbers])
+        optimizer.active = list(self._active or optimizer.active)
+        return optimizer
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to every member's validation metrics."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to every member's test metrics, and to the ensemble's."""
+        logits = self._evaluate(batch, "test")
+        assert batch.target is not None
+        together = ensemble_logits(self.spec.task, logits)
+        losses = cast(Tensor, self._criteria[self.numbers[0]][1](together, batch.target))
+        self.ensemble.update(losses, together, batch.target, batch.count)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the ensemble's logits (B, C) on the CPU, in float32."""
+        return ensemble_logits(self.spec.task, _wide(self(batch.numeric, batch.categorical))).float().cpu()
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        assert batch.target is not None
+        logits = _wide(self(batch.numeric, batch.categorical))
+        cast(MemberMeters, self.meters[stage]).update(self.eval_loss(logits, batch.target), logits, batch.target)
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean and the standard deviation over members, and decides which of them stop."""
+        scores = cast(MemberMeters, self.meters["val"]).compute()
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        active = self._optimizer.active if fitting else [number not in self.failed for number in self.numbers]
+        for number, of_member, alive in zip(self.numbers, scores, active, strict=True):
+            if alive:
+                self.scores[number] = of_member
+        told = [of_member for of_member, alive in zip(scores, active, strict=True) if alive] or scores
+        values = {f"val/{name}": value for name, value in spread(told).items()}
+        self._show(values)
+        if not fitting:
+            return
+        self.record(values, self.trainer.global_step)
+        if self.stop is not None:
+            for place, number in enumerate(self.numbers):
+                if active[place] and self.stop.update(number, scores[place]):
+                    active[place] = False
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the mean and the standard deviation over members, and the scores of the ensemble."""
+        scores = cast(MemberMeters, self.meters["test"]).compute()
+        told = [of_member for number, of_member in zip(self.numbers, scores, strict=True) if number not in self.failed]
+        values = {f"test/{name}": value for name, value in spread(told or scores).items()}
+        together = {f"test/ensemble_{name}": value for name, value in self.ensemble.compute().items()}
+        self._show(values | together)
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        shown = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
+        self.log_dict(shown, logger=False, batch_size=1)
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds who is in the stack, who has left it and how, and the loss since it was last recorded."""
+        checkpoint["population"] = {
+            "numbers": self.numbers,
+            "failed": self.failed,
+            "finished": {number: mlp.state_dict() for number, mlp in self.finished.items()},
+            "scores": self.scores,
+            "active": list(self._optimizer.active),
+            "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
+            "sums": self._sums,
+            "rows": self._rows,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Brings the stack to the members that were in it."""
+        state = checkpoint["population"]
+        gone = [number for number in self.numbers if number not in state["numbers"]]
+        for number in gone:
+            mlp = self.population.member(self.numbers.index(number))
+            mlp.load_state_dict(state["finished"][number])
+            self.finished[number] = mlp
+        if gone:
+            self.population = self.population.keep([self.numbers.index(number) for number in state["numbers"]])
+            self.numbers = list(state["numbers"])
+            self._arrange()
+        self.failed, self.scores = dict(state["failed"]), list(state["scores"])
+        self._sums, self._rows = state["sums"], state["rows"]
+        self._active = list(state["active"])
+        if self.stop is not None and state["stop"] is not None:
+            self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Losses and metrics are computed in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _check(members: Sequence[MLPModule], clip: Sequence[float | None] | None) -> None:
+    if not members:
+        raise UserError("population: no member given; accepted: at least one MLPModule")
+    if clip is not None and len(clip) != len(members):
+        raise UserError(f"population.clip: {len(clip)} values for {len(members)} members; accepted: one for each")
+    first = members[0]
+    for number, member in enumerate(members):
+        if member.spec != first.spec:
+            raise UserError(f"population: members 0 and {number} are of different data sets")
+        if member.mixup != first.mixup:
+            raise UserError(
+                f"population: members 0 and {number} differ in mixup ({first.mixup} and {member.mixup}), "
+                "which must be equal"
+            )
+        if SCHEDULES[member.schedule_config.name].factor is None:
+            raise UserError(
+                f"population: member {number} has model.schedule.name: {member.schedule_config.name!r}, which depends "
+                "on its own val/loss; train it alone, or use one that depends on progress"
+            )

@@ -116,9 +116,7 @@ class Level:
     def runs(self) -> tuple[Run, ...]:
         """The batched products."""
         groups = groupby(zip(self.outputs, self.inputs, strict=True))
-        return tuple(
-            Run(count=len(list(group)), outputs=outputs, inputs=inputs) for (outputs, inputs), group in groups
-        )
+        return tuple(Run(count=len(list(group)), outputs=outputs, inputs=inputs) for (outputs, inputs), group in groups)
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:

@@ -59,7 +59,9 @@ class StackLevel(nn.Module):
         self.skips = _skips(level, [block.skip for block in blocks], shared)
         mask = None
         if level.padded:
-            mask = torch.cat([torch.arange(p) < w for p, w in zip(level.outputs[: level.hidden], level.widths, strict=False)])
+            mask = torch.cat(
+                [torch.arange(p) < w for p, w in zip(level.outputs[: level.hidden], level.widths, strict=False)]
+            )
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

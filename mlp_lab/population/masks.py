@@ -34,7 +34,6 @@ class StackDropout(nn.Module):
     """
 
     counters: Tensor
-    coefficients: Tensor
 
     def __init__(self, parts: Sequence[Dropout | None], rows: Sequence[int]) -> None:
         super().__init__()
@@ -45,7 +44,9 @@ class StackDropout(nn.Module):
         self.register_buffer("counters", torch.tensor(state, dtype=torch.int64))  # (n, 2): seed, passes
         table = torch.tensor([_coefficients(part) for part in parts], dtype=torch.float64)  # (n, 3)
         repeats = torch.tensor(self.rows)
-        self.register_buffer("coefficients", table.repeat_interleave(repeats, 0).T.contiguous(), persistent=False)
+        self._coefficients = table.repeat_interleave(
+            repeats, 0
+        ).T.contiguous()  # (3, R), exact whatever the module's dtype
         thresholds = [int(part.p * WORD) if part is not None else 0 for part in parts]
         self.thresholds = np.repeat(np.array(thresholds, dtype=np.uint32), self.rows)  # (R,)
 
@@ -56,7 +57,7 @@ class StackDropout(nn.Module):
         keys = step_keys(self.counters[:, 0], self.layer, self.counters[:, 1])  # (n,)
         self.counters[:, 1] += 1
         keep = self._keep(keys, x.shape[1], first_row, x.device).to(torch.promote_types(x.dtype, torch.float32))
-        scale, low, shift = (row.unsqueeze(1).to(keep.dtype) for row in self.coefficients)  # (R, 1)
+        scale, low, shift = (row.unsqueeze(1).to(keep) for row in self._coefficients)  # (R, 1)
         dropped = x * keep.mul_(scale) if not self.alpha else x * (scale * keep) + (low * (1 - keep) + shift)
         return dropped.to(x.dtype)
 

@@ -92,7 +92,9 @@ class PopulationModule(StraightModule):
     def networks(self) -> list[MLP]:
         """Returns every member's network as it is now, or was when it left the stack, in their order."""
         here = dict(zip(self.numbers, self.population.unstack(), strict=True))
-        return [self.finished[number] if number in self.finished else here[number] for number in range(len(self.configs))]
+        return [
+            self.finished[number] if number in self.finished else here[number] for number in range(len(self.configs))
+        ]
 
     # ---- training -------------------------------------------------------------------------------------------------
 

@@ -187,9 +187,7 @@ def _clip_(gradients: list[Tensor], limit: float) -> float:
     return float(norm)
 
 
-def _share_out(
-    population: Population, configs: Sequence[OptimizerConfig]
-) -> tuple[list[list[int]], list[list[Part]]]:
+def _share_out(population: Population, configs: Sequence[OptimizerConfig]) -> tuple[list[list[int]], list[list[Part]]]:
     """Returns the sizes of the shares of every parameter, in their order, and the parts of every member."""
     numbers = {name: number for number, (name, _) in enumerate(population.named_parameters())}
     owners: list[list[tuple[int, int, int, bool]]] = [[] for _ in numbers]  # (start, size, member, decayed)

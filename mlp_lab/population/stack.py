@@ -165,13 +165,13 @@ class Population(nn.Module):
             UserError: none is kept, or one is not there or named twice.
         """
         if not members or len(set(members)) < len(members) or not set(members) <= set(range(len(self))):
-            raise UserError(f"population.keep: {list(members)!r}; accepted: different numbers from 0 to {len(self) - 1}")
+            raise UserError(
+                f"population.keep: {list(members)!r}; accepted: different numbers from 0 to {len(self) - 1}"
+            )
         return Population([self.member(number) for number in members], self.layout.bucket).train(self.training)
 
 
 def _skeleton(mlp: MLP) -> MLP:
     """Returns a copy whose parameters take no memory."""
-    memo = {
-        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in mlp.parameters()
-    }
+    memo = {id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta")) for parameter in mlp.parameters()}
     return copy.deepcopy(mlp, memo)

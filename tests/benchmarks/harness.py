@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
@@ -153,9 +154,29 @@ CLOCK = EpochClock()  # one fit per worker process
 
 
 def peak_memory() -> float:
-    """Returns the most memory that this process held at once, in megabytes (10^6 bytes)."""
+    """Returns the most memory that this process held at once, in megabytes (10^6 bytes), since `forget_peak`."""
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):
+            return int(found[1]) * 1024 / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def forget_peak() -> float:
+    """Lets `peak_memory` begin anew where Linux can, and returns what this process holds now, or held at most."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
+def busy_seconds() -> float:
+    """Returns the seconds that all cores have worked, or been taken by other machines; 0 where Linux does not say."""
+    try:
+        user, nice, system, _, _, *others = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + sum(others)) / os.sysconf("SC_CLK_TCK")
 
 
 def usable_cores() -> int:

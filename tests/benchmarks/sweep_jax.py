@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.benchmarks.harness import load_mnist, peak_memory
+from tests.benchmarks.harness import forget_peak, load_mnist
 from tests.benchmarks.recipe import BATCH_SIZE
 from tests.benchmarks.sweep_lists import Member
 from tests.benchmarks.sweep_timing import Job, Timing
@@ -35,7 +35,7 @@ def vmap_scan(job: Job) -> Timing:
     """Adam written out; a step gathers one batch for all members of a program; losses stay on the device."""
     split = load_mnist()
     x, y = jnp.asarray(split.x), jnp.asarray(split.y)
-    start_mb = peak_memory()
+    start_mb = forget_peak()
     groups: dict[tuple[int, int, str], list[Member]] = defaultdict(list)
     for member in job.members:
         groups[member[:3]].append(member)

@@ -25,7 +25,7 @@ from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import MetricsCSV
-from tests.benchmarks.harness import load_mnist, peak_memory
+from tests.benchmarks.harness import forget_peak, load_mnist
 from tests.benchmarks.lightning_peers import StockModule
 from tests.benchmarks.overhead_variants import Bench
 from tests.benchmarks.recipe import BATCH_SIZE, EVAL_BATCH_SIZE
@@ -86,7 +86,7 @@ def stock_optuna(job: Job) -> Timing:
     quieten()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     x, y, x_val, y_val = tensors(load_mnist())
-    start_mb, watch = peak_memory(), []
+    start_mb, watch = forget_peak(), []
 
     def objective(trial: optuna.Trial) -> float:
         depth, width = trial.suggest_int("depth", 1, 4), trial.suggest_int("width", 8, 256, log=True)
@@ -118,7 +118,7 @@ def mlp_lab_fit(job: Job) -> Timing:
     quieten()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(steps=job.warm_up + job.steps, folder=Path(folder))
-        start_mb, watch, begun = peak_memory(), [], time.perf_counter()
+        start_mb, watch, begun = forget_peak(), [], time.perf_counter()
         for number, member in enumerate(job.members):
             watch.append(Steps(job))
             _fit(bench, member, Path(folder, str(number)), watch[-1])

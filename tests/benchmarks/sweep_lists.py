@@ -1,7 +1,7 @@
 """The fixed lists of members that the sweep benchmark trains, and what a step of each one costs at least.
 
-A list is drawn once from the seed and by the rule of `draw`, and stands here as it was drawn; `tests/test_benchmarks.py`
-compares the two. Every member is 784-w-...-w-10 with Adam.
+A list is drawn once from the seed and by the rule of `draw`, and stands here as drawn;
+`tests/test_benchmarks.py` compares the two. Every member is 784-w-...-w-10 with Adam.
 """
 
 from __future__ import annotations

@@ -20,7 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_lab.model.mlp import MLP
-from tests.benchmarks.harness import THREAD_VARIABLES, load_mnist, peak_memory
+from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.stack import Population
+from mlp_lab.training.optimizers import OptimizerConfig
+from tests.benchmarks.harness import THREAD_VARIABLES, forget_peak, load_mnist, peak_memory
 from tests.benchmarks.recipe import BATCH_SIZE, INPUTS, OUTPUTS
 from tests.benchmarks.sweep_lists import Member
 from tests.benchmarks.sweep_timing import Job, Timing
@@ -52,7 +55,7 @@ def batches(rows: int, first: int, steps: int) -> Iterator[Tensor]:
 
 
 class Alone:
-    """One member in a loop written for speed: fused Adam, one `index_select` per tensor, the loss kept on the device."""
+    """A member in a loop written for speed: fused Adam, one `index_select` per tensor, the loss not read."""
 
     def __init__(self, mlp: MLP, member: Member, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -75,13 +78,10 @@ class Together:
     """All members as one population, in a loop of the same kind; `autocast` is entered around the forward pass."""
 
     def __init__(
-        self, mlps: list[MLP], members: Sequence[Member], x: Tensor, y: Tensor, *, layout: str, bf16: bool = False
+        self, mlps: list[MLP], members: Sequence[Member], x: Tensor, y: Tensor, *, bucket: int | None, bf16: bool
     ) -> None:
-        from mlp_lab.population import Population, StackOptimizer
-        from mlp_lab.training.optimizers import OptimizerConfig
-
         self.x, self.y = x, y
-        self.population = Population.stack(mlps, layout=layout)
+        self.population = Population.stack(mlps, bucket=bucket)
         self.optimizer = StackOptimizer(
             self.population, [OptimizerConfig(name="adam", lr=member.lr) for member in members]
         )
@@ -97,8 +97,8 @@ class Together:
             y = self.y.index_select(0, index)
             with self.context():
                 logits = self.population(self.x.index_select(0, index))  # (K, B, C)
-            losses = F.cross_entropy(logits.float().flatten(0, 1), y.repeat(self.count), reduction="none")
-            losses = losses.view(self.count, -1).mean(1)  # (K,)
+                losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(self.count), reduction="none")
+                losses = losses.view(self.count, -1).mean(1)  # (K,)
             self.optimizer.zero_grad()
             losses.sum().backward()
             self.optimizer.step()
@@ -116,7 +116,7 @@ def data() -> tuple[Tensor, Tensor]:
 def serial(job: Job) -> Timing:
     """One member after another, in a loop written by hand."""
     x, y = data()
-    start_mb, begun = peak_memory(), time.perf_counter()
+    start_mb, begun = forget_peak(), time.perf_counter()
     members = [Alone(mlp, member, x, y) for mlp, member in zip(networks(job.members), job.members, strict=True)]
     setup = time.perf_counter() - begun
     for member in members:
@@ -139,10 +139,10 @@ def population_bf16(job: Job) -> Timing:
 
 def _population(job: Job, *, bf16: bool) -> Timing:
     x, y = data()
-    start_mb = peak_memory()
+    start_mb = forget_peak()
     mlps = networks(job.members)
     begun = time.perf_counter()
-    together = Together(mlps, job.members, x, y, layout=job.layout, bf16=bf16)
+    together = Together(mlps, job.members, x, y, bucket=job.bucket, bf16=bf16)
     setup = time.perf_counter() - begun
     together.take(0, job.warm_up)
     begun = time.perf_counter()
@@ -189,7 +189,7 @@ def _work(job: Job, core: int | None, barrier: Barrier, given: Any, results: Any
         os.sched_setaffinity(0, [core])
     torch.set_num_threads(1)
     x, y = data()
-    start_mb, begun = peak_memory(), time.perf_counter()
+    start_mb, begun = forget_peak(), time.perf_counter()
     members = [Alone(mlp, member, x, y) for mlp, member in zip(networks(job.members), job.members, strict=True)]
     setup = time.perf_counter() - begun
     for member in members:  # any of them may come here
@@ -227,7 +227,7 @@ def _deviation(job: Job, x: Tensor, y: Tensor, dtype: torch.dtype) -> float:
         pairs = zip(networks(job.members), job.members, strict=True)
         members = [Alone(mlp.to(dtype), member, x, y) for mlp, member in pairs]
         mlps = [mlp.to(dtype) for mlp in networks(job.members)]
-        together = Together(mlps, job.members, x, y, layout=job.layout)
+        together = Together(mlps, job.members, x, y, bucket=job.bucket, bf16=False)
         largest = 0.0
         for step in range(job.steps):
             alone = torch.stack([member.take(step, 1) for member in members])  # (K,)
@@ -235,4 +235,3 @@ def _deviation(job: Job, x: Tensor, y: Tensor, dtype: torch.dtype) -> float:
     finally:
         torch.set_default_dtype(default)
     return largest
-

@@ -15,7 +15,7 @@ class Job(NamedTuple):
     warm_up: int  # steps of each member before the clock starts
     steps: int  # steps of each member that are timed
     threads: int
-    layout: str = "auto"  # of the population
+    bucket: int | None = None  # widths of the population are padded to a multiple of it; None leaves it the choice
 
 
 class Timing(NamedTuple):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlp_lab.diagnostics.callback import Diagnostics as Diagnostics
     from mlp_lab.diagnostics.verdicts import Verdict as Verdict
     from mlp_lab.model.mlp import MLP as MLP
+    from mlp_lab.population.module import PopulationModule as PopulationModule
+    from mlp_lab.population.stack import Population as Population
     from mlp_lab.training.module import MLPModule as MLPModule
 
 _HOMES = {
@@ -23,10 +25,22 @@ _HOMES = {
     "MLP": "mlp_lab.model.mlp",
     "MLPModule": "mlp_lab.training.module",
     "MNISTDataModule": "mlp_lab.data.mnist",
+    "Population": "mlp_lab.population.stack",
+    "PopulationModule": "mlp_lab.population.module",
     "TabularDataModule": "mlp_lab.data.tabular",
     "Verdict": "mlp_lab.diagnostics.verdicts",
 }
-__all__ = ["MLP", "DataSpec", "Diagnostics", "MLPModule", "MNISTDataModule", "TabularDataModule", "Verdict"]
+__all__ = [
+    "MLP",
+    "DataSpec",
+    "Diagnostics",
+    "MLPModule",
+    "MNISTDataModule",
+    "Population",
+    "PopulationModule",
+    "TabularDataModule",
+    "Verdict",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.plugins.precision import DoublePrecision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import NonFiniteError, UserError
-from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP
-from mlp_lab.population.ensemble import ensemble_logits
 from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
+from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.scoring import ScoredPopulation, wide
 from mlp_lab.population.stack import Population
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.meters import Meter
-from mlp_lab.training.module import LSUV_ROWS, MLPModule
-from mlp_lab.training.schedules import SCHEDULES, factor_at
-from mlp_lab.training.straight import StraightModule
+from mlp_lab.training.module import MLPModule, scale_by_data_
+from mlp_lab.training.schedules import factor_at
 
 
-class PopulationModule(StraightModule):
+class PopulationModule(ScoredPopulation):
     """Trains many MLPs under `L.Trainer` with automatic optimization, on one device.
 
     A member whose loss is not finite is frozen at once and told of in `failed`; the others go on, bit for bit, as if it
@@ -53,7 +52,7 @@ class PopulationModule(StraightModule):
         self, members: Sequence[MLPModule], clip: Sequence[float | None] | None = None, stop: MemberStop | None = None
     ) -> None:
         super().__init__()
-        _check(members, clip)
+        check_modules(members, clip)
         first = members[0]
         self.spec, self.mixup = first.spec, first.mixup
         self.settings = [dict(member.hparams) for member in members]
@@ -85,10 +84,6 @@ class PopulationModule(StraightModule):
         self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
         self.ensemble = Meter(self.spec)
 
-    def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
-        """Returns the logits of all members in the stack, (K, B, C)."""
-        return cast(Tensor, self.population(numeric, categorical))
-
     def networks(self) -> list[MLP]:
         """Returns every member's network as it is now, or was when it left the stack, in their order."""
         here = dict(zip(self.numbers, self.population.unstack(), strict=True))
@@ -116,10 +111,8 @@ class PopulationModule(StraightModule):
         for place, number in enumerate(self.numbers):
             if self.settings[number]["init"] != "lsuv":
                 continue
-            part = cast(TensorDataModule, self.trainer.datamodule).part("train")  # type: ignore[attr-defined]
-            rows = slice(None, None, max(1, part.rows // LSUV_ROWS))
             mlp = self.population.member(place)
-            lsuv_(mlp, part.numeric[rows], None if part.categorical is None else part.categorical[rows])
+            scale_by_data_(mlp, cast(TensorDataModule, self.trainer.datamodule))  # type: ignore[attr-defined]
             parameters = dict(mlp.named_parameters())
             for name, view in self.population.views(place).items():
                 if name in parameters:
@@ -140,20 +133,20 @@ class PopulationModule(StraightModule):
             detached = detached.nan_to_num(0.0, 0.0, 0.0)
         self._sums += detached
         self._rows += batch.count
-        active = self._optimizer.active
+        active = self.stack_optimizer.active
         alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
         return alive.sum() / batch.count
 
     def _losses(self, batch: Batch) -> Tensor:
         logits = self(batch.numeric, batch.categorical)
-        return cast(Tensor, self.train_loss(_wide(logits), batch.target)).sum(1)
+        return cast(Tensor, self.train_loss(wide(logits), batch.target)).sum(1)
 
     def _mixed_losses(self, batch: Batch) -> Tensor:
         """Mixup of the encoded inputs, by the same share and the same pairs for all members."""
         share = random.betavariate(self.mixup, self.mixup)
         encoded = self.population.encode(batch.numeric, batch.categorical)  # (D, B)
         other = torch.randperm(encoded.shape[1], device=encoded.device)
-        logits = _wide(self.population.decode(share * encoded + (1 - share) * encoded[:, other]))
+        logits = wide(self.population.decode(share * encoded + (1 - share) * encoded[:, other]))
         assert batch.target is not None
         losses = share * self.train_loss(logits, batch.target)
         return cast(Tensor, losses + (1 - share) * self.train_loss(logits, batch.target[other])).sum(1)
@@ -167,7 +160,7 @@ class PopulationModule(StraightModule):
         finite = losses.detach().isfinite()
         if bool(finite.all()):
             return
-        optimizer = self._optimizer
+        optimizer = self.stack_optimizer
         for place, good in enumerate(finite.tolist()):
             number = self.numbers[place]
             if good or number in self.failed:
@@ -200,27 +193,22 @@ class PopulationModule(StraightModule):
         for place, number in enumerate(self.numbers):
             config = self.schedules[number]
             factor = 1.0 if config.name == "constant" and not config.warmup else factor_at(step, config, length)
-            self._optimizer.lr[place] = self.configs[number].lr * factor
+            self.stack_optimizer.lr[place] = self.configs[number].lr * factor
 
     def _record_training_loss(self, step: int) -> None:
         means = (self._sums / self._rows).tolist()
         self._sums.zero_()
         self._rows = 0
-        active = [mean for mean, alive in zip(means, self._optimizer.active, strict=True) if alive]
+        active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
         self.record(values, step)
-
-    def record(self, values: Mapping[str, float], step: int) -> None:
-        """Sends values to every logger under the current epoch and a number of optimizer steps."""
-        for logger in self.trainer.loggers:
-            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
 
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
         if self._rows:
             self._record_training_loss(self.trainer.global_step)
-        active = self._optimizer.active
+        active = self.stack_optimizer.active
         if not any(active):
             self.trainer.should_stop = True
         elif 2 * sum(active) <= len(active):
@@ -228,7 +216,7 @@ class PopulationModule(StraightModule):
 
     def compact(self) -> None:
         """Takes the members that have stopped out of the stack; the others go on as they were, up to rounding."""
-        optimizer = self._optimizer
+        optimizer = self.stack_optimizer
         kept = [place for place, alive in enumerate(optimizer.active) if alive]
         for place, alive in enumerate(optimizer.active):
             if not alive:
@@ -239,71 +227,12 @@ class PopulationModule(StraightModule):
         self._arrange()
         self.trainer.strategy.optimizers = [optimizer.keep(self.population, kept)]
 
-    @property
-    def _optimizer(self) -> StackOptimizer:
-        return cast(StackOptimizer, self.trainer.strategy.optimizers[0])
-
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer of those in the stack."""
         configs = [self.configs[number] for number in self.numbers]
         optimizer = StackOptimizer(self.population, configs, [self.clip[number] for number in self.numbers])
         optimizer.active = list(self._active or optimizer.active)
         return optimizer
-
-    # ---- evaluation -----------------------------------------------------------------------------------------------
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to every member's validation metrics."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to every member's test metrics, and to the ensemble's."""
-        logits = self._evaluate(batch, "test")
-        assert batch.target is not None
-        together = ensemble_logits(self.spec.task, logits)
-        losses = cast(Tensor, self._criteria[self.numbers[0]][1](together, batch.target))
-        self.ensemble.update(losses, together, batch.target, batch.count)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the ensemble's logits (B, C) on the CPU, in float32."""
-        return ensemble_logits(self.spec.task, _wide(self(batch.numeric, batch.categorical))).float().cpu()
-
-    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
-        assert batch.target is not None
-        logits = _wide(self(batch.numeric, batch.categorical))
-        cast(MemberMeters, self.meters[stage]).update(self.eval_loss(logits, batch.target), logits, batch.target)
-        return logits
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the mean and the standard deviation over members, and decides which of them stop."""
-        scores = cast(MemberMeters, self.meters["val"]).compute()
-        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        active = self._optimizer.active if fitting else [number not in self.failed for number in self.numbers]
-        for number, of_member, alive in zip(self.numbers, scores, active, strict=True):
-            if alive:
-                self.scores[number] = of_member
-        told = [of_member for of_member, alive in zip(scores, active, strict=True) if alive] or scores
-        values = {f"val/{name}": value for name, value in spread(told).items()}
-        self._show(values)
-        if not fitting:
-            return
-        self.record(values, self.trainer.global_step)
-        if self.stop is not None:
-            for place, number in enumerate(self.numbers):
-                if active[place] and self.stop.update(number, scores[place]):
-                    active[place] = False
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the mean and the standard deviation over members, and the scores of the ensemble."""
-        scores = cast(MemberMeters, self.meters["test"]).compute()
-        told = [of_member for number, of_member in zip(self.numbers, scores, strict=True) if number not in self.failed]
-        values = {f"test/{name}": value for name, value in spread(told or scores).items()}
-        together = {f"test/ensemble_{name}": value for name, value in self.ensemble.compute().items()}
-        self._show(values | together)
-
-    def _show(self, values: Mapping[str, float]) -> None:
-        shown = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
-        self.log_dict(shown, logger=False, batch_size=1)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -314,14 +243,16 @@ class PopulationModule(StraightModule):
             "failed": self.failed,
             "finished": {number: mlp.state_dict() for number, mlp in self.finished.items()},
             "scores": self.scores,
-            "active": list(self._optimizer.active),
+            "active": list(self.stack_optimizer.active),
             "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
             "sums": self._sums,
             "rows": self._rows,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Brings the stack to the members that were in it."""
+        """Brings the stack to the members that were in it, and takes float64 weights as they are."""
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # Lightning does it after loading, which would round the weights to float32
         state = checkpoint["population"]
         gone = [number for number in self.numbers if number not in state["numbers"]]
         for number in gone:
@@ -337,29 +268,3 @@ class PopulationModule(StraightModule):
         self._active = list(state["active"])
         if self.stop is not None and state["stop"] is not None:
             self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Losses and metrics are computed in float32 at least."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _check(members: Sequence[MLPModule], clip: Sequence[float | None] | None) -> None:
-    if not members:
-        raise UserError("population: no member given; accepted: at least one MLPModule")
-    if clip is not None and len(clip) != len(members):
-        raise UserError(f"population.clip: {len(clip)} values for {len(members)} members; accepted: one for each")
-    first = members[0]
-    for number, member in enumerate(members):
-        if member.spec != first.spec:
-            raise UserError(f"population: members 0 and {number} are of different data sets")
-        if member.mixup != first.mixup:
-            raise UserError(
-                f"population: members 0 and {number} differ in mixup ({first.mixup} and {member.mixup}), "
-                "which must be equal"
-            )
-        if SCHEDULES[member.schedule_config.name].factor is None:
-            raise UserError(
-                f"population: member {number} has model.schedule.name: {member.schedule_config.name!r}, which depends "
-                "on its own val/loss; train it alone, or use one that depends on progress"
-            )

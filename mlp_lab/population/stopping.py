@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from mlp_lab.errors import UserError
 from mlp_lab.training.checkpoints import direction
 
 
@@ -22,6 +23,10 @@ class MemberStop:
     """Best value of each member so far."""
     waited: dict[int, int] = field(default_factory=dict)
     """Passes since then."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise UserError(f"population.patience: {self.patience}; accepted: an integer of at least 1")
 
     def update(self, member: int, scores: dict[str, float]) -> bool:
         """Takes a member's scores of a pass, without their prefix; returns whether it stops.

@@ -139,10 +139,7 @@ class MLPModule(StraightModule):
         """Reads the number of processes, applies a data-dependent init to a fresh model."""
         self._world_size = self.trainer.world_size
         if self.init == "lsuv" and not self.trainer.ckpt_path:
-            part = cast(TensorDataModule, self.trainer.datamodule).part("train")  # type: ignore[attr-defined]
-            rows = slice(None, None, max(1, part.rows // LSUV_ROWS))  # a file may be sorted: take rows all over it
-            categorical = None if part.categorical is None else part.categorical[rows].to(self.device)
-            lsuv_(self.model, part.numeric[rows].to(self.device), categorical)
+            scale_by_data_(self.model, cast(TensorDataModule, self.trainer.datamodule))  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         """Shows callbacks the training loss that a resumed run recorded last."""
@@ -274,6 +271,14 @@ class MLPModule(StraightModule):
         if (state := checkpoint.get("train_loss")) and self._trainer is not None:
             self._running.load_state_dict(state, rank=self.global_rank, world_size=self.trainer.world_size)
             self._recorded, self._unseen = state["recorded"], state["unseen_val_loss"]
+
+
+def scale_by_data_(mlp: MLP, data: TensorDataModule) -> None:
+    """Applies the data-dependent init `lsuv` to a network, by training rows taken from all over their file."""
+    part, weight = data.part("train"), mlp.head.weight
+    rows = slice(None, None, max(1, part.rows // LSUV_ROWS))  # a file may be sorted
+    categorical = None if part.categorical is None else part.categorical[rows].to(weight.device)
+    lsuv_(mlp, part.numeric[rows].to(weight), categorical)
 
 
 def _config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:

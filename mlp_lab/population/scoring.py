@@ -1,0 +1,109 @@
+"""How a population is measured: every member's scores, their spread, and those of the ensemble.
+
+Symbols: K members, B batch, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from mlp_lab.data.loader import Batch
+from mlp_lab.data.spec import DataSpec
+from mlp_lab.population.ensemble import ensemble_logits
+from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
+from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.stack import Population
+from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.meters import Meter
+from mlp_lab.training.straight import StraightModule
+
+
+class ScoredPopulation(StraightModule):
+    """The part of `PopulationModule` that validates, tests and predicts."""
+
+    spec: DataSpec
+    population: Population
+    numbers: list[int]
+    failed: dict[int, int]
+    scores: list[dict[str, float]]
+    stop: MemberStop | None
+    eval_loss: MemberLoss
+    meters: nn.ModuleDict
+    ensemble: Meter
+
+    @property
+    def stack_optimizer(self) -> StackOptimizer:
+        """The optimizer of those in the stack."""
+        return cast(StackOptimizer, self.trainer.strategy.optimizers[0])
+
+    def record(self, values: Mapping[str, float], step: int) -> None:
+        """Sends values to every logger under the current epoch and a number of optimizer steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
+
+    def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
+        """Returns the logits of all members in the stack, (K, B, C)."""
+        return cast(Tensor, self.population(numeric, categorical))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to every member's validation metrics."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to every member's test metrics, and to the ensemble's."""
+        logits = self._evaluate(batch, "test")
+        assert batch.target is not None
+        together = ensemble_logits(self.spec.task, logits)
+        losses = self.eval_loss(together.unsqueeze(0).expand_as(logits), batch.target)[0]
+        self.ensemble.update(losses, together, batch.target, batch.count)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the ensemble's logits (B, C) on the CPU, in float32."""
+        return ensemble_logits(self.spec.task, wide(self(batch.numeric, batch.categorical))).float().cpu()
+
+    def _evaluate(self, batch: Batch, stage: str) -> Tensor:
+        assert batch.target is not None
+        logits = wide(self(batch.numeric, batch.categorical))
+        cast(MemberMeters, self.meters[stage]).update(self.eval_loss(logits, batch.target), logits, batch.target)
+        return logits
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean and the standard deviation over members, and decides which of them stop."""
+        scores = cast(MemberMeters, self.meters["val"]).compute()
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        active = self.stack_optimizer.active if fitting else [number not in self.failed for number in self.numbers]
+        for number, of_member, alive in zip(self.numbers, scores, active, strict=True):
+            if alive:
+                self.scores[number] = of_member
+        told = [of_member for of_member, alive in zip(scores, active, strict=True) if alive] or scores
+        values = {f"val/{name}": value for name, value in spread(told).items()}
+        self._show(values)
+        if not fitting:
+            return
+        self.record(values, self.trainer.global_step)
+        if self.stop is not None:
+            for place, number in enumerate(self.numbers):
+                if active[place] and self.stop.update(number, scores[place]):
+                    active[place] = False
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the mean and the standard deviation over members, and the scores of the ensemble."""
+        scores = cast(MemberMeters, self.meters["test"]).compute()
+        told = [of_member for number, of_member in zip(self.numbers, scores, strict=True) if number not in self.failed]
+        values = {f"test/{name}": value for name, value in spread(told or scores).items()}
+        together = {f"test/ensemble_{name}": value for name, value in self.ensemble.compute().items()}
+        self._show(values | together)
+
+    def _show(self, values: Mapping[str, float]) -> None:
+        shown = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
+        self.log_dict(shown, logger=False, batch_size=1)
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Losses and metrics are computed in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()

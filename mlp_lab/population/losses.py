@@ -49,6 +49,8 @@ class MemberLoss(nn.Module):
 def _flat(criterion: Criterion, logits: Tensor, target: Tensor) -> Tensor:
     """Every sample of every member as one batch."""
     members, batch, _ = logits.shape
+    if criterion.loss.name == "cross_entropy":  # as a stack lays logits out: a softmax over C runs along B
+        return cast(Tensor, criterion(logits.mT, target.expand(members, batch)))
     targets = target.repeat(members, *[1] * (target.dim() - 1))  # (K·B, ...)
     return cast(Tensor, criterion(logits.flatten(0, 1), targets)).view(members, batch)
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 WORD = 1 << 32
-_MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
-_ALPHA = -1.7580993408473766  # selu's output at minus infinity, -λα (Klambauer et al. 2017)
+MULTIPLIERS = (0x7FEB352D, 0x846CA68B)
+ALPHA = -1.7580993408473766  # selu's output at minus infinity, -λα (Klambauer et al. 2017)
 
 
 def lowbias32(word: int) -> int:
@@ -33,9 +33,9 @@ def lowbias32(word: int) -> int:
     (1753845952, 3507691905)
     """
     word ^= word >> 16
-    word = word * _MULTIPLIERS[0] % WORD
+    word = word * MULTIPLIERS[0] % WORD
     word ^= word >> 15
-    word = word * _MULTIPLIERS[1] % WORD
+    word = word * MULTIPLIERS[1] % WORD
     return word ^ word >> 16
 
 
@@ -60,18 +60,18 @@ def uniform_words(rows: range, units: int, key: int, device: torch.device) -> Te
         (B, H) int32; a word w stands for the unsigned w + 2^31.
     """
     if device.type == "cpu":  # numpy has unsigned words, and half of torch's cost
-        words = _lowbias32_numpy(_positions(rows.start, len(rows), units) ^ np.uint32(key))
+        words = lowbias32_numpy(_positions(rows.start, len(rows), units) ^ np.uint32(key))
         words ^= np.uint32(1 << 31)
         return torch.from_numpy(words.view(np.int32))
     positions = _positions_on(rows.start, len(rows), units, device)
-    return _lowbias32_torch_(positions ^ _signed(key)).bitwise_xor_(_signed(1 << 31))
+    return lowbias32_torch_(positions ^ signed(key)).bitwise_xor_(signed(1 << 31))
 
 
 @lru_cache(maxsize=32)
 def _positions(first: int, rows: int, units: int) -> NDArray[np.uint32]:
     """Returns the hash of each row and unit, (B, H): the part of a mask that all steps share; never to be written."""
-    row = _lowbias32_numpy(np.arange(first, first + rows, dtype=np.uint32))  # (B,)
-    return _lowbias32_numpy(np.add.outer(row, np.arange(units, dtype=np.uint32)))
+    row = lowbias32_numpy(np.arange(first, first + rows, dtype=np.uint32))  # (B,)
+    return lowbias32_numpy(np.add.outer(row, np.arange(units, dtype=np.uint32)))
 
 
 @lru_cache(maxsize=32)
@@ -79,23 +79,23 @@ def _positions_on(first: int, rows: int, units: int, device: torch.device) -> Te
     return torch.from_numpy(_positions(first, rows, units).view(np.int32)).to(device)
 
 
-def _lowbias32_numpy(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def lowbias32_numpy(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     words = words ^ (words >> np.uint32(16))
-    words *= np.uint32(_MULTIPLIERS[0])
+    words *= np.uint32(MULTIPLIERS[0])
     words ^= words >> np.uint32(15)
-    words *= np.uint32(_MULTIPLIERS[1])
+    words *= np.uint32(MULTIPLIERS[1])
     words ^= words >> np.uint32(16)
     return words
 
 
-def _lowbias32_torch_(words: Tensor) -> Tensor:
+def lowbias32_torch_(words: Tensor) -> Tensor:
     """Hashes in place; torch shifts signed words arithmetically, so the copies of the sign are masked out."""
-    for shift, multiplier in zip((16, 15), _MULTIPLIERS, strict=True):
-        words.bitwise_xor_((words >> shift).bitwise_and_((1 << 32 - shift) - 1)).mul_(_signed(multiplier))
+    for shift, multiplier in zip((16, 15), MULTIPLIERS, strict=True):
+        words.bitwise_xor_((words >> shift).bitwise_and_((1 << 32 - shift) - 1)).mul_(signed(multiplier))
     return words.bitwise_xor_((words >> 16).bitwise_and_(0xFFFF))
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """Returns the int32 of the same bits."""
     return word - WORD if word >= WORD // 2 else word
 
@@ -157,7 +157,7 @@ class AlphaDropout(Dropout):
     """
 
     def _apply_mask(self, x: Tensor, keep: Tensor) -> Tensor:
-        a = ((1 - self.p) * (1 + self.p * _ALPHA**2)) ** -0.5
-        b = -a * self.p * _ALPHA
-        dropped: Tensor = x * (a * keep) + ((a * _ALPHA) * (1 - keep) + b)  # (B, H)
+        a = ((1 - self.p) * (1 + self.p * ALPHA**2)) ** -0.5
+        b = -a * self.p * ALPHA
+        dropped: Tensor = x * (a * keep) + ((a * ALPHA) * (1 - keep) + b)  # (B, H)
         return dropped.to(x.dtype)

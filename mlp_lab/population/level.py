@@ -72,7 +72,7 @@ class StackLevel(nn.Module):
             return h, h
         if plan.hidden == plan.members:
             return self.finish(h, x), None
-        hidden, heads = h.split([plan.hidden_rows, plan.rows - plan.hidden_rows])
+        hidden, heads = torch.split(h, [plan.hidden_rows, plan.rows - plan.hidden_rows])
         return self.finish(hidden, x), heads
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class StackLevel(nn.Module):
             return self._batch_norm(h)
         assert self.scale is not None
         h = h.float() if torch.is_autocast_enabled(h.device.type) else h
-        parts = h.split([count * padded for count, padded, _ in self.plan.width_runs])
+        parts = torch.split(h, [count * padded for count, padded, _ in self.plan.width_runs])
         normal = []
         for (count, padded, true), part in zip(self.plan.width_runs, parts, strict=True):
             values = part.view(count, padded, -1)[:, :true]  # (n, H, B)

@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mlp_lab.model.dropout import _ALPHA as ALPHA
 from mlp_lab.model.dropout import (
-    _MULTIPLIERS,
+    ALPHA,
+    MULTIPLIERS,
     WORD,
     AlphaDropout,
     Dropout,
-    _lowbias32_numpy,
-    _lowbias32_torch_,
-    _signed,
+    lowbias32_numpy,
+    lowbias32_torch_,
+    signed,
 )
 
 
@@ -63,13 +63,17 @@ class StackDropout(nn.Module):
 
     def _keep(self, keys: Tensor, batch: int, first_row: int, device: torch.device) -> Tensor:
         """Returns where a value stays, (R, B) bool."""
-        positions = _positions(self.rows, first_row, batch)  # (R, B)
-        if device.type == "cpu":
-            key = np.repeat(keys.numpy().astype(np.uint32), self.rows)[:, None]
-            return torch.from_numpy(_lowbias32_numpy(positions ^ key) >= self.thresholds[:, None])
-        there = _on(device, self.rows, first_row, batch)
-        key = _to_int32(keys).repeat_interleave(torch.tensor(self.rows, device=device)).unsqueeze(1)
-        words = _lowbias32_torch_(there ^ key).bitwise_xor_(_signed(1 << 31))
+        if device.type != "cpu":
+            return self._keep_elsewhere(keys, batch, first_row, device)
+        key = np.repeat(keys.numpy().astype(np.uint32), self.rows)[:, None]
+        words = lowbias32_numpy(_positions(self.rows, first_row, batch) ^ key)  # (R, B)
+        return torch.from_numpy(words >= self.thresholds[:, None])
+
+    def _keep_elsewhere(self, keys: Tensor, batch: int, first_row: int, device: torch.device) -> Tensor:
+        """The same, where there are no unsigned words."""
+        repeats = torch.tensor(self.rows, device=device)
+        key = _to_int32(keys).repeat_interleave(repeats).unsqueeze(1)
+        words = lowbias32_torch_(_on(device, self.rows, first_row, batch) ^ key).bitwise_xor_(signed(1 << 31))
         thresholds = torch.from_numpy((self.thresholds ^ np.uint32(1 << 31)).view(np.int32)).to(device)
         return words >= thresholds.unsqueeze(1)
 
@@ -85,9 +89,9 @@ def step_keys(seeds: Tensor, layer: int, passes: Tensor) -> Tensor:
 def _lowbias32(words: Tensor) -> Tensor:
     """Hashes 32-bit words that int64 holds; a product wraps modulo 2^64, which leaves its low half right."""
     words = words ^ (words >> 16)
-    words = (words * _MULTIPLIERS[0]) & (WORD - 1)
+    words = (words * MULTIPLIERS[0]) & (WORD - 1)
     words = words ^ (words >> 15)
-    words = (words * _MULTIPLIERS[1]) & (WORD - 1)
+    words = (words * MULTIPLIERS[1]) & (WORD - 1)
     return words ^ (words >> 16)
 
 
@@ -109,9 +113,9 @@ def _coefficients(part: Dropout | None) -> tuple[float, float, float]:
 @lru_cache(maxsize=32)
 def _positions(rows: tuple[int, ...], first_row: int, batch: int) -> NDArray[np.uint32]:
     """Returns the hash of each member's unit and row, (R, B); never to be written."""
-    row = _lowbias32_numpy(np.arange(first_row, first_row + batch, dtype=np.uint32))  # (B,)
+    row = lowbias32_numpy(np.arange(first_row, first_row + batch, dtype=np.uint32))  # (B,)
     unit = np.concatenate([np.arange(count, dtype=np.uint32) for count in rows])  # (R,)
-    return _lowbias32_numpy(np.add.outer(unit, row))
+    return lowbias32_numpy(np.add.outer(unit, row))
 
 
 @lru_cache(maxsize=32)

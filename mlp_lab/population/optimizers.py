@@ -82,7 +82,7 @@ class StackOptimizer(Optimizer):
         self.register_load_state_dict_post_hook(lambda optimizer: optimizer._calls.clear())  # type: ignore[attr-defined]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step of every active member; a closure computes the gradients first, and its result is returned."""
         result = None
         if closure is not None:
@@ -90,10 +90,10 @@ class StackOptimizer(Optimizer):
                 result = closure()
         self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
         gradients = [
-            () if parameter.grad is None else parameter.grad.view(-1).split(sizes)
+            () if parameter.grad is None else torch.split(parameter.grad.view(-1), sizes)
             for parameter, sizes in zip(self._parameters, self._sizes, strict=True)
         ]
-        counts = self.state["steps"].split(1)  # type: ignore[index]
+        counts = torch.split(self.state["steps"], 1)  # type: ignore[index]
         for member, active in enumerate(self.active):
             if not active:
                 continue
@@ -140,7 +140,7 @@ class StackOptimizer(Optimizer):
             parameter = self._parameters[part.tensor]
             tensor = parameter.data if name == "value" else self.state[parameter].get(name)
             if tensor is not None:
-                shares.append(tensor.view(-1).split(self._sizes[part.tensor])[part.chunk])
+                shares.append(torch.split(tensor.view(-1), self._sizes[part.tensor])[part.chunk])
         return shares
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from mlp_lab.population.layout import Layout
 from mlp_lab.population.level import StackLevel
-
-if TYPE_CHECKING:
-    from mlp_lab.population.stack import Population
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +40,23 @@ class Piece:
         return view
 
 
-def pieces_of(population: Population) -> list[dict[str, Piece]]:
-    """Returns, per member in its order, its parameters' and buffers' pieces by their names in the MLP."""
-    layout = population.layout
+def pieces_of(layout: Layout, levels: Sequence[StackLevel], encoders: Sequence[nn.Module]) -> list[dict[str, Piece]]:
+    """Returns, per member in its order, its parameters' and buffers' pieces by their names in the MLP.
+
+    Args:
+        layout: where each member stands.
+        levels: of the population.
+        encoders: those that learn, in the order of the stack; none where all members share one that does not.
+    """
     members: list[dict[str, Piece]] = [{} for _ in layout.order]
-    if population.encoders is not None:
-        for place, encoder in enumerate(population.encoders):
-            for name, tensor in encoder.named_parameters():
-                shape = tuple(tensor.shape)
-                piece = Piece(tensor=f"encoders.{place}.{name}", start=0, stored=shape, shape=shape)
-                members[layout.order[place]][f"encoder.{name}"] = piece
-    for index, module in enumerate(population.levels):
-        for place in range(layout.levels[index].members):
-            members[layout.order[place]] |= _of_level(cast(StackLevel, module), index, place)
+    for place, encoder in enumerate(encoders):
+        for name, tensor in encoder.named_parameters():
+            shape = tuple(tensor.shape)
+            piece = Piece(tensor=f"encoders.{place}.{name}", start=0, stored=shape, shape=shape)
+            members[layout.order[place]][f"encoder.{name}"] = piece
+    for index, level in enumerate(levels):
+        for place in range(level.plan.members):
+            members[layout.order[place]] |= _of_level(level, index, place)
     return members
 
 

@@ -33,7 +33,7 @@ def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
     Returns:
         (R, B).
     """
-    result: Tensor = _Products.apply(x, weight, bias, level)  # type: ignore[no-untyped-call]
+    result: Tensor = _Products.apply(x, weight, bias, level)
     return result
 
 
@@ -48,7 +48,7 @@ class _Products(torch.autograd.Function):
         return h
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
@@ -65,9 +65,9 @@ class _Products(torch.autograd.Function):
 def _views(level: Level, weight: Tensor, x: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yields weights, inputs and outputs of each run: (H, I), (I, B), (H, B), with n in front where there are more."""
     runs, batch = level.runs, x.shape[1]
-    weights = weight.split([run.weights for run in runs])
-    inputs = x.split([run.count * run.inputs for run in runs])
-    outputs = h.split([run.count * run.outputs for run in runs])
+    weights = torch.split(weight, [run.weights for run in runs])
+    inputs = torch.split(x, [run.count * run.inputs for run in runs])
+    outputs = torch.split(h, [run.count * run.outputs for run in runs])
     for run, w, i, o in zip(runs, weights, inputs, outputs, strict=True):
         if run.count == 1:
             yield w.view(run.outputs, run.inputs), i, o
@@ -122,10 +122,10 @@ def activate(z: Tensor, segments: Sequence[Segment], slopes: Tensor | None = Non
     if len(segments) == 1 and slopes is None:
         return ACTIVATIONS[segments[0].activation].function(z)
     if all(segment.activation in KERNELS for segment in segments):
-        result: Tensor = _Activate.apply(z, segments)  # type: ignore[no-untyped-call]
+        result: Tensor = _Activate.apply(z, segments)
         return result
     parts, learned = [], 0
-    for segment, part in zip(segments, z.split([segment.rows for segment in segments]), strict=True):
+    for segment, part in zip(segments, torch.split(z, [segment.rows for segment in segments]), strict=True):
         if segment.activation == "prelu":
             assert slopes is not None
             rows = slopes[learned : learned + segment.rows].to(part.dtype)
@@ -141,19 +141,26 @@ class _Activate(torch.autograd.Function):
     def forward(ctx: FunctionCtx, z: Tensor, segments: Sequence[Segment]) -> Tensor:
         a = torch.empty_like(z)
         rows = [segment.rows for segment in segments]
-        for segment, inputs, outputs in zip(segments, z.split(rows), a.split(rows), strict=True):
+        for segment, inputs, outputs in zip(segments, torch.split(z, rows), torch.split(a, rows), strict=True):
             KERNELS[segment.activation].forward(inputs, outputs)
         ctx.save_for_backward(z, a)
         ctx.segments = segments  # type: ignore[attr-defined]
         return a
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         z, a = ctx.saved_tensors
         grad_z = torch.empty_like(z)
         rows = [segment.rows for segment in ctx.segments]
-        parts = zip(ctx.segments, grad.split(rows), z.split(rows), a.split(rows), grad_z.split(rows), strict=True)
+        parts = zip(
+            ctx.segments,
+            torch.split(grad, rows),
+            torch.split(z, rows),
+            torch.split(a, rows),
+            torch.split(grad_z, rows),
+            strict=True,
+        )
         for segment, g, z_part, a_part, out in parts:
             KERNELS[segment.activation].backward(g, z_part, a_part, out)
         return grad_z, None

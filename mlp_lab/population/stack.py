@@ -56,7 +56,9 @@ class Population(nn.Module):
         )
         self.to(first.head.weight)
         self._skeletons = [_skeleton(mlp) for mlp in mlps]
-        self.pieces: list[dict[str, Piece]] = pieces_of(self)
+        self.pieces: list[dict[str, Piece]] = pieces_of(
+            self.layout, cast("Sequence[StackLevel]", self.levels), list(self.encoders or ())
+        )
         """Per member, where each of its tensors lies, by the name that it has in the MLP."""
         for number, mlp in enumerate(mlps):
             state = dict(mlp.named_parameters()) | dict(mlp.named_buffers())

@@ -44,7 +44,7 @@ def test_numpy_and_torch_agree_in_every_bit():
     key = step_key(7, 1, 2**33 + 5)
     expected = uniform_words(range(70_000, 70_100), 513, key, CPU)
     positions = torch.from_numpy(module._positions(70_000, 100, 513).view(np.int32))
-    words = module._lowbias32_torch_(positions ^ module._signed(key)) ^ module._signed(2**31)
+    words = module.lowbias32_torch_(positions ^ module.signed(key)) ^ module.signed(2**31)
     assert torch.equal(words, expected)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mlp_lab.diagnostics.evidence import per_layer
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
+from mlp_lab.diagnostics.rank import wide
 from mlp_lab.training.weights_and_biases import STEP, WandbRun
 
 BINS = 64
@@ -129,7 +130,7 @@ def histogram(tensor: Tensor, bins: int = BINS) -> tuple[np.ndarray[Any, Any], n
         bins: Number of bins of equal width between the least and the greatest entry.
     """
     entries = tensor.detach().flatten()
-    entries = entries.to(torch.float32 if entries.device.type == "mps" else torch.float64)
+    entries = entries.to(wide(entries))
     entries = entries[entries.isfinite()]  # (N,)
     if len(entries) == 0:
         return None

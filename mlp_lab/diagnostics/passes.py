@@ -29,7 +29,7 @@ class UnitPass:
     def open(self) -> None:
         """Puts hooks in; compiled networks run eagerly until `close`."""
         self.close()
-        self.statistics._begin()
+        self.statistics.begin()
         self._scope.enter_context(eager())
         for layer, block in enumerate(self.mlp.blocks, start=1):
             hook = partial(self._on_activation, layer)

@@ -21,7 +21,7 @@ from mlp_lab.diagnostics.gradients import (
     signal,
     signal_sums,
     update_ratios,
-    wide,
+    widen,
 )
 from mlp_lab.diagnostics.rank import at_least_float32
 from mlp_lab.diagnostics.units import saturated_entries
@@ -125,7 +125,7 @@ class StepProbe:
             assert layer.z is not None
             flat = saturated_entries(derivative(record.function, at_least_float32(layer.z)), record.max_derivative)
             counts.append(torch.stack([flat.sum(), torch.tensor(flat.numel(), device=flat.device)]))
-        return wide(torch.stack(counts, -1))
+        return widen(torch.stack(counts, -1))
 
     def _can_clip(self, trainer: L.Trainer) -> bool:
         """Whether gradients after the step may differ from those before it."""

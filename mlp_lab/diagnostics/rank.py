@@ -59,8 +59,8 @@ class Moments:
 
     def empty(self, width: int, device: torch.device) -> None:
         """Makes sums of no rows, for a process that has seen none."""
-        dtype = torch.float32 if device.type == "mps" else torch.float64
         self.shift = torch.zeros(1, width, device=device)
+        dtype = wide(self.shift)
         self.total = torch.zeros(width, dtype=dtype, device=device)
         self.products = torch.zeros(width, width, dtype=dtype, device=device)
 

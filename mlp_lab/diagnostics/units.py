@@ -157,7 +157,7 @@ class UnitStatistics:
     ) -> None:
         self.functions, self.widths, self.activation, self.rank = list(functions), list(widths), activation, rank
         self.dead: list[Tensor] = []  # of the last pass: which units are dead, a (..., H) bool per layer
-        self._begin()
+        self.begin()
 
     @classmethod
     def of(cls, mlp: MLP, *, rank: bool = True) -> UnitStatistics:
@@ -165,7 +165,8 @@ class UnitStatistics:
         functions = [cast(Block, block).activation.forward for block in mlp.blocks]  # `forward` runs no hooks
         return cls(functions, mlp.widths, ACTIVATIONS[mlp.activation], rank=rank)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Starts a pass; one that was broken off is forgotten."""
         saturation = self.activation.max_derivative if self.activation.saturates else None
         self._layers = [
             LayerSums(saturation=saturation, rank=self.rank and width <= WIDEST_RANK) for width in self.widths
@@ -214,7 +215,7 @@ class UnitStatistics:
                 found |= {"died": fraction(dead & ~was), "revived": fraction(was & ~dead)}
             values |= {f"units/{name}/{number}": value for name, value in found.items()}
         values["units/samples"] = torch.tensor(float(layers[0].rows))
-        self._begin()
+        self.begin()
         return values
 
     def compute(self) -> dict[str, float]:
@@ -237,7 +238,7 @@ class UnitStatistics:
 
 def fraction(mask: Tensor) -> Tensor:
     """Returns the share of units that are marked; (..., H) to (...)."""
-    return mask.to(torch.float32 if mask.device.type == "mps" else torch.float64).mean(dim=-1)
+    return mask.to(wide(mask)).mean(dim=-1)
 
 
 def _device() -> torch.device:

@@ -1,7 +1,7 @@
 """The Lightning callback that measures a run while it trains: when to look, and where the numbers go.
 
 It only observes: weights, gradients and random numbers are those of a run without it. Three of a step's hooks are its
-own, and each returns at once on a step that measures nothing.
+own; on a step that measures nothing they only look for a NaN or an infinity.
 """
 
 from __future__ import annotations
@@ -98,8 +98,7 @@ class Diagnostics(L.Callback):
         """Judges the whole run."""
         self._release(over=True)
         self._check.on_train_end(trainer, pl_module)
-        told = diagnose(self.evidence)
-        self.verdicts = [one for one in told if self.config.groups or one.code == "nonfinite"]
+        self.verdicts = self._diagnose()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.close(trainer, self.verdicts, measured=bool(self.config.groups))
 
@@ -109,7 +108,7 @@ class Diagnostics(L.Callback):
         if self._mlp is not None and trainer.state.fn == TrainerFn.FITTING:
             self.evidence.nonfinite = self._check.on_exception(trainer, pl_module, exception)
             if self.evidence.nonfinite is not None:
-                self.verdicts = diagnose(self.evidence)
+                self.verdicts = self._diagnose()
                 self._log(trainer, self._check.values(), self.evidence.nonfinite.step)
                 self._report.close(trainer, self.verdicts)
 
@@ -215,8 +214,8 @@ class Diagnostics(L.Callback):
         return values
 
     def _add_epoch(self, trainer: L.Trainer, values: dict[str, float]) -> None:
-        if "train/loss" in trainer.callback_metrics:
-            values["train/loss"] = float(trainer.callback_metrics["train/loss"])
+        loss = getattr(trainer.lightning_module, "epoch_loss", trainer.callback_metrics.get("train/loss"))
+        values |= {} if loss is None else {"train/loss": float(loss)}
         step = trainer.global_step
         self.evidence.epochs.append(Measured(step=step, epoch=trainer.current_epoch, values=values))
         thin_(self.evidence.epochs)
@@ -237,7 +236,7 @@ class Diagnostics(L.Callback):
         if self._units is not None and state_dict["units"] is not None:
             self._units.statistics.load_state_dict(state_dict["units"])
         self._landscape.load_state_dict(state_dict["landscape"])
-        self.verdicts = diagnose(self.evidence)
+        self.verdicts = self._diagnose()
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
@@ -257,10 +256,13 @@ class Diagnostics(L.Callback):
         every = self.config.every_n_steps
         return (step // every + 1) * every
 
+    def _diagnose(self) -> list[Verdict]:
+        """Returns the verdicts; where no group is measured, only that of a NaN or an infinity."""
+        return [one for one in diagnose(self.evidence) if self.config.groups or one.code == "nonfinite"]
+
     def _judge(self, trainer: L.Trainer, step: int) -> None:
         self._judged = step
-        told = diagnose(self.evidence)
-        self.verdicts = [one for one in told if self.config.groups or one.code == "nonfinite"]
+        self.verdicts = self._diagnose()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.update(trainer, self.verdicts)
 

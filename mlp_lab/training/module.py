@@ -126,6 +126,7 @@ class MLPModule(StraightModule):
         self.meters = nn.ModuleDict({stage: Meter(self.spec) for stage in ("val", "test")})
         self._running = RunningLoss()  # since the training loss was last recorded
         self._recorded: float | None = None  # the training loss that was recorded last
+        self._epoch = (-1, 0.0, 0)  # an epoch, and its recorded sum of losses and rows: equal in all processes
         self._unseen: float | None = None  # val/loss that a plateau schedule has not seen yet
         self._world_size = 1
 
@@ -195,10 +196,19 @@ class MLPModule(StraightModule):
         self._unseen = None
 
     def _record_training_loss(self, step: int) -> None:
+        rows = self._running.rows
         self._recorded = self._running.take()
+        epoch, total, seen = self._epoch
+        total, seen = (total, seen) if epoch == self.trainer.current_epoch else (0.0, 0)
+        self._epoch = (self.trainer.current_epoch, total + self._recorded * rows, seen + rows)
         self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
         rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
         self.record({"train/loss": self._recorded, "train/lr": rate}, step)
+
+    @property
+    def epoch_loss(self) -> float | None:
+        """Mean training loss over the rows of the epoch that was recorded last; None before any was."""
+        return self._epoch[1] / self._epoch[2] if self._epoch[2] else None
 
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Sends values to every logger under the current epoch and a number of optimizer steps."""
@@ -262,7 +272,8 @@ class MLPModule(StraightModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the next records depend on, so that a resumed run reports what an uninterrupted one does."""
         state = self._running.state_dict()
-        checkpoint["train_loss"] = {**state, "recorded": self._recorded, "unseen_val_loss": self._unseen}
+        state |= {"recorded": self._recorded, "unseen_val_loss": self._unseen, "epoch": list(self._epoch)}
+        checkpoint["train_loss"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores what `on_save_checkpoint` added, and takes float64 weights as they are."""
@@ -271,6 +282,7 @@ class MLPModule(StraightModule):
         if (state := checkpoint.get("train_loss")) and self._trainer is not None:
             self._running.load_state_dict(state, rank=self.global_rank, world_size=self.trainer.world_size)
             self._recorded, self._unseen = state["recorded"], state["unseen_val_loss"]
+            self._epoch = tuple(state.get("epoch", (-1, 0.0, 0)))  # checkpoints of an older version have none
 
 
 def scale_by_data_(mlp: MLP, data: TensorDataModule) -> None:

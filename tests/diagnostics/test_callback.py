@@ -186,6 +186,19 @@ def test_nothing_of_the_run_changes() -> None:
     assert all(torch.equal(one, two) for one, two in zip(*weights, strict=True))
 
 
+@pytest.mark.parametrize("window", [1, 7, 1000])
+def test_the_training_loss_of_a_pass_is_its_epochs_mean(window: int) -> None:
+    """Whatever the logging window; an epoch's mean is over rows, and its last batch is smaller."""
+    data, diagnostics, spy = load(), Diagnostics(every_n_steps=1), Spy()
+    fit(build(data), data, diagnostics, spy, max_epochs=2, log_every_n_steps=window)
+    rows = {step: len(batches[0].target) for step, batches in spy.batches.items()}
+    losses = dict(diagnostics.evidence.series("train/loss"))
+    for at, found in enumerate(diagnostics.evidence.epochs):
+        steps = range(at * STEPS + 1, (at + 1) * STEPS + 1)
+        expected = sum(losses[step] * rows[step] for step in steps) / sum(rows[step] for step in steps)
+        assert found.values["train/loss"] == pytest.approx(expected, rel=1e-6)  # each loss was a float32
+
+
 def test_a_sanity_check_is_no_pass() -> None:
     diagnostics = Diagnostics()
     fit(Own(), loaders(), diagnostics, num_sanity_val_steps=2)

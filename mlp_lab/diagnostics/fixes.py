@@ -15,6 +15,8 @@ from mlp_lab.model.criticality import critical_point
 TARGET_RATIO = 1e-2
 """First-step ‖ΔW‖/‖W‖ that a new learning rate aims at. 1e-3 is a good average over a whole run (Karpathy, CS231n), but
 steps begin larger: in 75 healthy runs of five optimizers the first step's largest ratio had a median of 0.016."""
+USUAL_RATE = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "muon": 0.02}
+"""Rates that each optimizer is commonly begun with: those of its paper or of its reference code; no upper bounds."""
 DEEP = 5  # hidden layers from which a smooth activation needs its critical initialisation, not just a good one
 
 
@@ -44,6 +46,22 @@ def learning_rate(facts: Facts, factor: float) -> list[str]:
     if not (facts.lr > 0 and factor > 0 and math.isfinite(factor)):
         return []
     return [flag("model.optimizer.lr", rounded(facts.lr * factor))]
+
+
+def safe_rate(facts: Facts, ratio: float = 0.0) -> list[str]:
+    """Returns the flag for a rate that does not overflow: a tenth, or less where a tenth is still far too much.
+
+    Less by what the first step's ‖ΔW‖/‖W‖ asks for, if it was measured; and never above the optimizer's usual rate,
+    which momentum μ divides by 1 / (1 - μ), the length that it gives to steps in the long run.
+
+    >>> safe_rate(Facts(optimizer="sgd", lr=1e6, momentum=0.9)), safe_rate(Facts(optimizer="adam", lr=0.005))
+    (['--model.optimizer.lr 0.01'], ['--model.optimizer.lr 0.0005'])
+    """
+    factor = min(0.1, TARGET_RATIO / ratio if ratio > 0 else 0.1)
+    usual = USUAL_RATE.get(facts.optimizer, math.inf)
+    if facts.optimizer == "sgd":
+        usual *= 1 - facts.momentum
+    return learning_rate(facts, min(factor, usual / facts.lr)) if facts.lr > 0 else []
 
 
 def best_init(facts: Facts) -> str:

@@ -13,6 +13,8 @@ from mlp_lab.diagnostics.evidence import NAN, Evidence, Measured, per_layer
 
 UNMOVED = 0.95
 """A loss above this share of guessing's has not moved. The healthy calibration runs were below 0.9 within two."""
+ENOUGH = 50
+"""Optimizer steps before which a loss that has not moved says nothing: a healthy run may not have begun to learn."""
 DIVERGED = 3.0
 """A loss of this many times guessing's, and of the first step's, has diverged. Before that, noise explains it."""
 

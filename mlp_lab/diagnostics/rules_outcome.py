@@ -7,7 +7,7 @@ import math
 from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Facts, per_layer
 from mlp_lab.diagnostics.findings import Severity, Verdict
-from mlp_lab.diagnostics.outcome import Outcome, outcome
+from mlp_lab.diagnostics.outcome import ENOUGH, Outcome, outcome
 
 PATIENCE = 3  # epochs before the outcome of a run is judged
 NEVER = 0.97
@@ -20,9 +20,9 @@ EPOCHS_PAST = 3
 
 
 def _late(evidence: Evidence, so_far: Outcome) -> bool:
-    """Whether three epochs and half of the plan are behind us, or all of it."""
+    """Whether three epochs and half of the plan are behind us, or all of it; and 50 steps in any case."""
     half = 2 * evidence.step >= evidence.facts.planned_steps
-    return so_far.judged and ((so_far.epochs >= PATIENCE and half) or so_far.over)
+    return evidence.step >= ENOUGH and so_far.judged and ((so_far.epochs >= PATIENCE and half) or so_far.over)
 
 
 def not_learning(evidence: Evidence) -> Verdict | None:

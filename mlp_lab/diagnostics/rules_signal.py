@@ -7,7 +7,7 @@ import math
 from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Facts, Measured, per_layer
 from mlp_lab.diagnostics.findings import Verdict
-from mlp_lab.diagnostics.outcome import fails, first_step, full_steps, outcome
+from mlp_lab.diagnostics.outcome import ENOUGH, fails, first_step, full_steps, outcome
 from mlp_lab.model.activations import ACTIVATIONS
 
 EXPLODED_SPAN, EXPLODED_LOSS = 2.0, 5.0
@@ -83,7 +83,7 @@ def _no_bias(facts: Facts) -> list[str]:
 
 
 def vanishing_gradient(evidence: Evidence) -> Verdict | None:
-    """Judges a gradient that vanishes on its way back; after an epoch that brought nothing.
+    """Judges a gradient that vanishes on its way back; after an epoch, and 50 steps, that brought nothing.
 
     A span below -1.5 alone is no verdict: GELU-8 with PyTorch's default weights begins at -3.5 and learns under Adam,
     whose steps do not shrink with the gradient. It is critical where the loss is still guessing's after an epoch and
@@ -98,7 +98,7 @@ def vanishing_gradient(evidence: Evidence) -> Verdict | None:
     """
     full = full_steps(evidence)
     span = first_step(evidence).values.get("signal/span", math.nan)
-    if not full or not span < VANISHED_SPAN or not outcome(evidence).unmoved:
+    if not full or not span < VANISHED_SPAN or not outcome(evidence).unmoved or evidence.step < ENOUGH:
         return None
     layer, move = _least_move(evidence)
     stuck = len(full) > 1 and outcome(evidence).epochs >= 2 and _stuck(full, span)

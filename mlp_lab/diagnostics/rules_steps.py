@@ -8,7 +8,7 @@ import statistics
 from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Measured, per_layer
 from mlp_lab.diagnostics.findings import Verdict
-from mlp_lab.diagnostics.outcome import diverged, fails, first_step, outcome
+from mlp_lab.diagnostics.outcome import ENOUGH, diverged, fails, first_step, outcome
 from mlp_lab.model.activations import ACTIVATIONS
 
 FIRST = 10  # steps in which a learning rate far too high shows
@@ -86,11 +86,13 @@ def nonfinite_training(evidence: Evidence) -> Verdict | None:
     """Judges a NaN or an infinity that training has made, in its step. No threshold.
 
     In float32 a loss or a gradient overflows only after steps or weights were far too large: nearly always it is the
-    consequence of another verdict, and then that one has the cure.
+    consequence of another verdict, and then that one has the cure. Else the rate falls to a tenth, and further where
+    the first step was large or the rate is far from any that its optimizer is used with (`fixes.safe_rate`).
     """
     found = evidence.nonfinite
     if found is None or found.place == "data":
         return None
+    begin = _middle(first_step(evidence), set())
     return Verdict(
         code="nonfinite",
         severity="critical",
@@ -100,7 +102,7 @@ def nonfinite_training(evidence: Evidence) -> Verdict | None:
         message=f"{str(found)[:1].upper()}{str(found)[1:]}. The data of that step is finite, so training has "
         "made it: numbers "
         "have grown until they overflowed. Smaller steps prevent it, and clipping stops a single bad batch.",
-        fix=[*fixes.learning_rate(evidence.facts, 0.1), fixes.flag("trainer.gradient_clip_val", 1.0)],
+        fix=[*fixes.safe_rate(evidence.facts, begin), fixes.flag("trainer.gradient_clip_val", 1.0)],
     )
 
 
@@ -159,14 +161,15 @@ def _dead(evidence: Evidence, layer: int, share: float, *, step: int, start: boo
 
 
 def update_too_small(evidence: Evidence) -> Verdict | None:
-    """Judges steps too small to arrive: after an epoch without progress, or 50 steps if that is longer.
+    """Judges steps too small to arrive: after an epoch without progress, and 50 steps.
 
     The largest ‖ΔW‖/‖W‖ of any layer at any measurement, times the planned steps, bounds how far the weights can get.
     Below 0.1 it is told after the first epoch without progress, below 0.5 after three epochs and half of the plan. Of
     195 calibration runs that came below 0.9 of guessing's loss, three had a bound below 0.1 and twelve one below 0.5;
     those three took three to five epochs, and would be told before. It needs no word on the optimizer, since the ratio
     is that of the real step; a warm-up is over before the largest ratio. Layers that began as 0 are left out: any step
-    is large to them. Critical: only time would be lost by waiting.
+    is large to them. Of a plan shorter than 50 steps nothing is said: it ends before slow and short can be told apart.
+    Critical: only time would be lost by waiting.
     """
     facts, so_far = evidence.facts, outcome(evidence)
     steps = facts.planned_steps or ENDLESS * facts.steps_per_epoch
@@ -177,10 +180,9 @@ def update_too_small(evidence: Evidence) -> Verdict | None:
         if layer not in facts.zero_layers
     ]
     largest = max(ratios, default=0.0)
-    patient = evidence.step >= 50 or so_far.over
     late = so_far.over or (so_far.epochs >= 3 and 2 * evidence.step >= steps)
     limit = SMALL_MOVE_LATE if late else SMALL_MOVE
-    if not (so_far.unmoved and patient and 0 < largest * steps < limit):
+    if not (so_far.unmoved and evidence.step >= ENOUGH and 0 < largest * steps < limit):
         return None
     return Verdict(
         code="update_too_small",

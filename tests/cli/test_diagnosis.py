@@ -37,6 +37,11 @@ def columns(run: str | Path) -> list[str]:
         return next(csv.reader(file))
 
 
+def rows(run: str | Path) -> list[dict[str, str]]:
+    with (Path(run) / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 # ---- keys -------------------------------------------------------------------------------------------------------
 
 
@@ -123,6 +128,18 @@ def test_the_line_that_is_printed_cures_the_run(table: Path, bench: Bench) -> No
     cured = bench(*words[3:])
     assert cured.status == 0
     assert "dead_units" not in [one["code"] for one in diagnosis(cured.last_line)]
+
+
+@pytest.mark.parametrize("groups", ["[updates]", "[]"])
+def test_a_rate_that_overflows_is_cured_whatever_its_size(groups: str, table: Path, bench: Bench) -> None:
+    write_config(table / "far.yaml", model="{depth: 2, width: 8, optimizer: {name: sgd, lr: 1.0e+12}}")
+    flags = ["fit", "--config", "far.yaml", f"--diagnostics.groups={groups}", "--trainer.max_epochs=3"]
+    assert bench(*flags, "--run.dir", "run").status == 3
+    cure = shlex.split(" ".join(diagnosis("run")[0]["fix"]))
+    cured = bench(*flags, *cure, "--run.dir", "cured")
+    assert cured.status == 0
+    losses = [float(row["val/loss"]) for row in rows("cured") if row["val/loss"]]
+    assert losses[-1] < losses[0] < 1.5  # guessing costs ln 2 of two classes, 1 of a standardised target
 
 
 # ---- a NaN ------------------------------------------------------------------------------------------------------

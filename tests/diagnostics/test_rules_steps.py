@@ -13,6 +13,7 @@ from mlp_lab.diagnostics.rules_steps import (
     update_too_small,
 )
 from mlp_lab.diagnostics.scan import NonFinite
+from mlp_lab.diagnostics.verdicts import diagnose
 
 
 def run(ratios: list[float], losses: list[float], epochs: list[float], **facts: Any) -> Evidence:
@@ -64,6 +65,11 @@ def test_a_nan_of_training_is_not_one_of_the_data():
     verdict = nonfinite_training(Evidence(facts=Facts(lr=1.0), nonfinite=NonFinite(step=3, place="gradient", layer=2)))
     assert verdict is not None
     assert (verdict.layer, verdict.fix[0]) == (2, "--model.optimizer.lr 0.1")
+    far = run([20.0], [2.0], [], lr=1e3, optimizer="sgd")
+    far.nonfinite = NonFinite(step=2, place="loss")
+    verdict = nonfinite_training(far)
+    assert verdict is not None
+    assert verdict.fix[0] == "--model.optimizer.lr 0.1"  # not 100: the first step would still be 200 times too large
 
 
 @pytest.mark.parametrize(("share", "found"), [(0.89, False), (0.95, True)])
@@ -94,6 +100,15 @@ def test_units_that_died_later_are_told_apart():
     assert verdict is not None
     assert (verdict.layer, verdict.severity) == (1, "warning")
     assert "by now" in verdict.message
+
+
+@pytest.mark.parametrize(("steps", "found"), [(15, False), (49, False), (50, True)])
+def test_a_plan_of_a_few_steps_is_too_short_to_tell(steps: int, found: bool):
+    evidence = run([1e-6] * 10, [2.0] * 10, [], planned_steps=steps, steps_per_epoch=steps)
+    evidence.epochs = [Measured(step=steps, epoch=0, values={"train/loss": 2.0, "val/loss": 2.0})]
+    evidence.steps[0].values["signal/span"] = -9.0
+    told = {one.code for one in diagnose(evidence)} & {"update_too_small", "not_learning", "vanishing_gradient"}
+    assert bool(told) == found
 
 
 def test_steps_too_small_to_arrive():

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mlp_lab.data.spec import DataSpec
@@ -27,8 +29,8 @@ def zoo(seed: int, dtype: torch.dtype = torch.float64, **settings: Any) -> list[
     mlps = []
     for depth in DEPTHS:
         width = [chance.choice([3, 8, 20, 20, 33, 257]) for _ in range(depth)]
-        options = {"activation": chance.choice(list(ACTIVATIONS)), "dropout": chance.choice([0.0, 0.3])} | settings
-        mlps.append(MLP(20, 5, depth=depth, width=width, **options).to(dtype))
+        options: dict[str, Any] = {"activation": chance.choice(list(ACTIVATIONS)), "dropout": chance.choice([0.0, 0.3])}
+        mlps.append(MLP(20, 5, depth=depth, width=width, **(options | settings)).to(dtype))
     return mlps
 
 
@@ -85,6 +87,34 @@ def test_logits_and_gradients_are_those_of_each_member(seed: int, norm: str, res
 def test_every_activation(activation: str) -> None:
     mlps = zoo(3, activation=activation, input_dropout=0.2)
     assert_same(mlps, Population.stack(mlps), torch.randn(6, 20, dtype=torch.float64))
+
+
+@st.composite
+def populations(draw: st.DrawFn) -> tuple[list[MLP], int, int]:
+    """Any members that fit together, a bucket and a batch size."""
+    torch.manual_seed(draw(st.integers(0, 2**32 - 1)))
+    shared: dict[str, Any] = {
+        "norm": draw(st.sampled_from(["none", "batch", "layer", "rms"])),
+        "residual": draw(st.booleans()),
+    }
+    width = st.integers(2 if shared["norm"] in ("layer", "rms") else 1, 40)  # a norm of one unit leaves rounding alone
+    mlps = []
+    for widths in draw(st.lists(st.lists(width, max_size=5), min_size=1, max_size=8)):
+        own: dict[str, Any] = {
+            "activation": draw(st.sampled_from(sorted(ACTIVATIONS))),
+            "dropout": draw(st.sampled_from([0.0, 0.25, 0.5])),
+            "input_dropout": draw(st.sampled_from([0.0, 0.0, 0.1])),
+            "init": draw(st.sampled_from(["pytorch", "he", "xavier", "orthogonal"])),
+        }
+        mlps.append(MLP(20, 5, depth=len(widths), width=widths, **shared, **own).double())
+    return mlps, draw(st.sampled_from([1, 4, 16])), draw(st.integers(2, 9))
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(populations())
+def test_any_population(given: tuple[list[MLP], int, int]) -> None:
+    mlps, bucket, rows = given
+    assert_same(mlps, Population.stack(mlps, bucket=bucket), torch.randn(rows, 20, dtype=torch.float64))
 
 
 def test_one_row_with_batch_norm_and_images() -> None:

@@ -156,7 +156,7 @@ def compare(name: str, options: argparse.Namespace, cache: str, console: Console
         gflops.append(harness.worker(["tests.benchmarks.fit", "--worker", "sgemm"], threads=options.threads)["gflops"])
         rounds.append({})
         for peer in peers:
-            console.print(f"[dim]{name}, round {number + 1}/{options.repeats}: {PEERS[peer].title}[/dim]")
+            console.print(f"[dim]{name}, round {number + 1}/{options.repeats}: {peer}[/dim]")
             rounds[-1][peer] = _quiet_worker([*arguments, peer], options.threads, options.tries, cache)
     deviation = harness.worker([*arguments, "deviation"], threads=options.threads) if POPULATION in peers else None
     members = chosen(name, options.members)

@@ -97,8 +97,8 @@ class Together:
             y = self.y.index_select(0, index)
             with self.context():
                 logits = self.population(self.x.index_select(0, index))  # (K, B, C)
-                losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(self.count), reduction="none")
-                losses = losses.view(self.count, -1).mean(1)  # (K,)
+                target = y.expand(self.count, -1)  # (K, B)
+                losses = F.cross_entropy(logits.mT, target, reduction="none").mean(1)  # (K,), as PopulationModule's
             self.optimizer.zero_grad()
             losses.sum().backward()
             self.optimizer.step()

@@ -28,6 +28,7 @@ FILE = "diagnosis.json"
 COLORS = {"info": "cyan", "warning": "yellow", "critical": "red"}
 WIDTH = 80  # of a panel at most, and where the output is no terminal
 SHOWN_NUMBERS = 4  # of a verdict's evidence
+LARGEST_WHOLE = 1e9  # a number that is printed with all its digits
 CLEAR_LINE = "\r\x1b[2K"
 
 
@@ -198,12 +199,17 @@ def _title(verdict: Verdict) -> str:
 
 
 def _numbers(evidence: Mapping[str, float]) -> str:
-    """Returns the first numbers of a verdict's evidence.
+    """Returns the first numbers of a verdict's evidence: whole ones in full, others to three digits.
 
-    >>> _numbers({"units/dead/2": 0.96875, "val/loss": 2.3026})
-    'units/dead/2 0.969 · val/loss 2.3'
+    >>> _numbers({"units/dead/2": 0.96875, "val/loss": 2.3026, "row": 1624.0})
+    'units/dead/2 0.969 · val/loss 2.3 · row 1,624'
     """
-    return " · ".join(f"{name} {value:.3g}" for name, value in list(evidence.items())[:SHOWN_NUMBERS])
+    return " · ".join(f"{name} {_number(value)}" for name, value in list(evidence.items())[:SHOWN_NUMBERS])
+
+
+def _number(value: float) -> str:
+    whole = float(value).is_integer() and abs(value) < LARGEST_WHOLE
+    return f"{int(value):,}" if whole else f"{value:.3g}"
 
 
 def _advice(verdict: Verdict) -> str:

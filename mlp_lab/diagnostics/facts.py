@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.data.module import Part, TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.diagnostics.evidence import NAN, Facts
 from mlp_lab.errors import UserError
-from mlp_lab.model.activations import ACTIVATIONS, Elementwise
 from mlp_lab.model.mlp import MLP, NORMS, Block
 
 SAMPLE = 4096  # rows behind statistics of inputs and of constant predictions: a share is known to within 0.8%
@@ -55,7 +54,7 @@ def _of_network(mlp: MLP) -> dict[str, Any]:
         "depth": mlp.depth,
         "widths": tuple(mlp.widths),
         "parameters": sum(one.numel() for one in mlp.parameters() if one.requires_grad),
-        "activation": _name_of(first.activation) if first else "",
+        "activation": mlp.activation if first else "",
         "norm": next((name for name, kind in NORMS.items() if first and type(first.norm) is kind), "none"),
         "residual": any(block.skip for block in blocks),
         "dropout": float(getattr(first.dropout, "p", 0.0)) if first else 0.0,
@@ -63,16 +62,6 @@ def _of_network(mlp: MLP) -> dict[str, Any]:
         "zero_layers": _numbers(zero),
         "weight_gains": tuple(math.sqrt(float(w.double().square().mean()) * w.shape[1]) for w in weights),
     }
-
-
-def _name_of(activation: nn.Module) -> str:
-    """Returns the key of `ACTIVATIONS` that made this module, or nothing."""
-    function = activation.function if isinstance(activation, Elementwise) else None
-    for name, record in ACTIVATIONS.items():
-        made_by = record.function if record.module is None else record.module
-        if made_by is (function or type(activation)):
-            return name
-    return ""
 
 
 def _numbers(flags: Iterable[bool]) -> tuple[int, ...]:

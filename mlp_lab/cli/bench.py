@@ -25,7 +25,6 @@ from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
-from mlp_lab.diagnostics.dashboard import worst_layers
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
 from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
@@ -137,7 +136,6 @@ class BenchCLI(LightningCLI):
         for logger in loggers:
             if isinstance(logger, WandbRun):
                 logger.attach(run.path, run_id, config)
-                logger.derive = worst_layers
         settings["logger"] = loggers
         settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO()]
         facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}

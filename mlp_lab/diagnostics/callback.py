@@ -1,7 +1,7 @@
 """The Lightning callback that measures a run while it trains: when to look, and where the numbers go.
 
-It only observes: weights, gradients and random numbers are those of a run without it. Three of a step's hooks are its
-own; on a step that measures nothing they only look for a NaN or an infinity.
+It only observes: weights, gradients and random numbers are those of a run without it. On a step that measures nothing
+its three hooks only look for a NaN or an infinity.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.diagnostics.capture import find_mlp
-from mlp_lab.diagnostics.dashboard import send_histograms
+from mlp_lab.diagnostics.dashboard import add_worst_layers, send_histograms
 from mlp_lab.diagnostics.display import VerdictReport
 from mlp_lab.diagnostics.evidence import Evidence, Measured
 from mlp_lab.diagnostics.facts import collect_facts
@@ -73,6 +73,7 @@ class Diagnostics(L.Callback):
         """Finds the network, and forgets a former fit."""
         if stage == TrainerFn.FITTING:
             self._mlp = find_mlp(pl_module)
+            add_worst_layers(trainer.loggers)  # before a resumed run replays its rows
             self.evidence, self.verdicts = Evidence(), []
             self._postponed, self._judged = [], 0
             self._landscape = Landscape(self.config.groups)
@@ -216,10 +217,9 @@ class Diagnostics(L.Callback):
     def _add_epoch(self, trainer: L.Trainer, values: dict[str, float]) -> None:
         loss = getattr(trainer.lightning_module, "epoch_loss", trainer.callback_metrics.get("train/loss"))
         values |= {} if loss is None else {"train/loss": float(loss)}
-        step = trainer.global_step
-        self.evidence.epochs.append(Measured(step=step, epoch=trainer.current_epoch, values=values))
+        self.evidence.epochs.append(Measured(step=trainer.global_step, epoch=trainer.current_epoch, values=values))
         thin_(self.evidence.epochs)
-        self._judge(trainer, step)
+        self._judge(trainer, trainer.global_step)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -253,11 +253,9 @@ class Diagnostics(L.Callback):
         """Returns the next optimizer step after `step` that is to be measured."""
         if self._postponed or step < FIRST_STEPS:
             return step + 1
-        every = self.config.every_n_steps
-        return (step // every + 1) * every
+        return (step // self.config.every_n_steps + 1) * self.config.every_n_steps
 
-    def _diagnose(self) -> list[Verdict]:
-        """Returns the verdicts; where no group is measured, only that of a NaN or an infinity."""
+    def _diagnose(self) -> list[Verdict]:  # where no group is measured, only a NaN or an infinity is told of
         return [one for one in diagnose(self.evidence) if self.config.groups or one.code == "nonfinite"]
 
     def _judge(self, trainer: L.Trainer, step: int) -> None:

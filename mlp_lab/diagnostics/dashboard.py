@@ -66,10 +66,15 @@ def runs(loggers: Iterable[Logger]) -> list[WandbRun]:
     return [logger for logger in loggers if isinstance(logger, WandbRun)]
 
 
-def define(loggers: Iterable[Logger]) -> None:
-    """Tells W&B what to keep of each key, and to add the worst layers to every row; on the first process."""
+def add_worst_layers(loggers: Iterable[Logger]) -> None:
+    """Adds the worst layers to every row that goes to W&B from now on, those of a replayed file included."""
     for logger in runs(loggers):
         logger.derive = worst_layers
+
+
+def define(loggers: Iterable[Logger]) -> None:
+    """Tells W&B what to keep of each key; on the first process."""
+    for logger in runs(loggers):
         for name, summary in SUMMARIES.items():
             logger.experiment.define_metric(name, step_metric=STEP, step_sync=True, summary=summary)
 

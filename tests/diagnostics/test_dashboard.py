@@ -17,6 +17,7 @@ from mlp_lab.diagnostics.dashboard import (
     BINS,
     SUMMARIES,
     WORST,
+    add_worst_layers,
     define,
     histogram,
     send_histograms,
@@ -82,6 +83,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         wandb.teardown()
         logger = WandbRun()
         logger.attach(directory, "mlp-1", {})
+        add_worst_layers([logger])
         define([logger])
         logger.log_metrics({"epoch": 0, "units/dead/1": 0.1, "units/dead/2": 0.9, "signal/span": -1.5}, step=4)
         logger.log_metrics({"epoch": 0, "units/dead/1": 0.2, "units/dead/2": 0.3, "signal/span": -0.5}, step=8)

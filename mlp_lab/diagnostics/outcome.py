@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     train: float  # last training loss
     val: float  # last validation loss
     best: float  # the least of either so far
-    best_val: float  # the least validation loss so far
+    best_val: float  # the least validation loss so far; unknown where classes are weighed
     over: bool  # whether the planned steps are done
 
     @property
@@ -46,16 +46,21 @@ class Outcome(NamedTuple):
 
 
 def outcome(evidence: Evidence) -> Outcome:
-    """Judges how far a run has come by its validation passes; without any, by its measured steps."""
+    """Judges how far a run has come by its validation passes; without any, by its measured steps.
+
+    Where classes are weighed, only the training loss can beat guessing: the validation loss is not weighed.
+    """
     facts, step = evidence.facts, evidence.step
     train = _shares(evidence, "train/loss", facts.baseline_loss)
     val = _shares(evidence, "val/loss", facts.baseline_val_loss)
+    # Weights of classes pull predictions away from the classes' shares, which are what guessing's val/loss is made of.
+    comparable = [] if facts.class_weights else val
     return Outcome(
         epochs=step / facts.steps_per_epoch if facts.steps_per_epoch else float(len(evidence.epochs)),
         train=train[-1] if train else NAN,
         val=val[-1] if val else NAN,
-        best=min([*train, *val], default=NAN),
-        best_val=min(val, default=NAN),
+        best=min([*train, *comparable], default=NAN),
+        best_val=min(comparable, default=NAN),
         over=0 < facts.planned_steps <= step,
     )
 

@@ -1,6 +1,7 @@
 """Losses as shares of guessing's, and what counts as failing."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 from mlp_lab.diagnostics.evidence import Evidence, Facts, Measured
@@ -31,6 +32,14 @@ def test_without_validation_the_measured_steps_speak():
     assert math.isclose(so_far.train, 0.6)
     assert math.isnan(so_far.val)
     assert math.isnan(outcome(Evidence(facts=Facts())).last)
+
+
+def test_a_validation_loss_without_the_weights_of_training_is_no_measure_of_it():
+    weighed = replace(FACTS, class_weights=True)
+    so_far = outcome(Evidence(facts=weighed, epochs=epochs((1.0, 8.0))))
+    assert (so_far.train, so_far.best, so_far.unmoved) == (0.5, 0.5, False)
+    assert math.isnan(so_far.best_val)
+    assert outcome(Evidence(facts=weighed, epochs=epochs((2.0, 1.0)))).unmoved
 
 
 def test_a_loss_of_guessing_is_unmoved_and_fails_only_after_an_epoch():

@@ -1,4 +1,4 @@
-"""What the hidden units do over a whole pass: dead, dormant, saturated, and how many directions they use.
+"""What the hidden units do over a whole pass: dead, dormant, and how many directions they use.
 
 A batch is no evidence: a unit that is silent on 128 rows may be the one that knows a rare class. Everything here is
 judged over every sample of a pass, summed batch by batch and over the processes. Dropout must be off.
@@ -7,11 +7,13 @@ judged over every sample of a pass, summed batch by batch and over the processes
 |---|---|
 | `units/dead/{l}` | fraction of units with abs(φ') < 1e-3 on every sample and an output range ≤ 1e-3·max abs(a_l) |
 | `units/dormant/{l}` | fraction of units with E abs(a_i) ≤ 0.025·mean_k E abs(a_k); Sokar et al. (2023), eq. 1 |
-| `units/saturated/{l}` | fraction of entries with φ' < 0.06·max φ', for activations that are flat on both sides |
 | `units/rank/{l}` | effective rank of the centred activations; see `rank` |
 | `units/died/{l}` | fraction of units that are dead now and were not in the pass before |
 | `units/revived/{l}` | fraction of units that were dead in the pass before and are not now |
 | `units/samples` | rows of the pass: a small one overcounts death |
+
+How saturated units are, `units/saturated/{l}`, is measured of a step's batch: the fraction of entries with φ' below
+0.06·max φ', for activations that are flat on both sides.
 
 A dead unit passes no gradient and tells its readers nothing. Both parts of the rule are needed: the slope alone would
 call a unit dead that answers every input with a different value far out on a slow tail, the range alone one that is
@@ -93,37 +95,33 @@ def saturated_entries(slope: Tensor, steepest: float) -> Tensor:
 class LayerSums:
     """What is known of one layer after some batches of a pass."""
 
-    def __init__(self, *, saturation: float | None, rank: bool) -> None:
+    def __init__(self, *, rank: bool) -> None:
         self.rows = 0
         self.extrema: Tensor | None = None  # (3, ..., H): largest abs(φ'), largest -a, largest a
-        self.sums: Tensor | None = None  # (2, ..., H) float64: Σ abs(a), saturated entries
+        self.absolute: Tensor | None = None  # (..., H) float64: Σ abs(a)
         self.moments = Moments() if rank else None
-        self._saturation = saturation
 
     def update(self, a: Tensor, slope: Tensor) -> None:
         """Adds a batch, (..., B, H) each."""
         steepest = slope.amax(dim=-2) if slope.dtype == torch.bool else slope.abs().amax(dim=-2)
         extrema = torch.stack([steepest.to(a.dtype), -a.amin(dim=-2), a.amax(dim=-2)])
         absolute = a.abs().sum(dim=-2).to(wide(a))
-        sums = [absolute, torch.zeros_like(absolute)]
-        if self._saturation is not None:
-            sums[1] = saturated_entries(slope, self._saturation).sum(dim=-2).to(wide(a))
         self.rows += a.shape[-2]
         self.extrema = extrema if self.extrema is None else torch.maximum(self.extrema, extrema)
-        self.sums = torch.stack(sums) if self.sums is None else self.sums.add_(torch.stack(sums))
+        self.absolute = absolute if self.absolute is None else self.absolute.add_(absolute)
         if self.moments is not None:
             self.moments.update(a)
 
     def reduce(self, width: int, device: torch.device) -> None:
         """Adds what the other processes have seen, but for the moments; a collective call."""
-        if self.extrema is None or self.sums is None:  # a process without rows
+        if self.extrema is None or self.absolute is None:  # a process without rows
             self.extrema = torch.full((3, width), -torch.inf, device=device)
-            self.sums = torch.zeros(2, width, dtype=wide(self.extrema), device=device)
+            self.absolute = torch.zeros(width, dtype=wide(self.extrema), device=device)
             if self.moments is not None:
                 self.moments.empty(width, device)
         extrema = self.extrema.to(wide(self.extrema))  # one type, whatever the precision of the processes' rows
         torch.distributed.all_reduce(extrema, torch.distributed.ReduceOp.MAX)
-        torch.distributed.all_reduce(self.sums)
+        torch.distributed.all_reduce(self.absolute)
         rows = torch.tensor(self.rows, device=device)
         torch.distributed.all_reduce(rows)
         self.extrema, self.rows = extrema, int(rows)
@@ -131,12 +129,10 @@ class LayerSums:
     def measure(self, *, distributed: bool) -> tuple[dict[str, Tensor], Tensor]:
         """Returns the fractions and the rank, (...) each, and which units are dead, (..., H)."""
         assert self.extrema is not None
-        assert self.sums is not None
+        assert self.absolute is not None
         steepest, negative, high = self.extrema
         dead = dead_units(steepest, -negative, high)
-        values = {"dead": fraction(dead), "dormant": fraction(dormant_units(self.sums[0]))}
-        if self._saturation is not None:
-            values["saturated"] = self.sums[1].mean(dim=-1) / self.rows
+        values = {"dead": fraction(dead), "dormant": fraction(dormant_units(self.absolute))}
         if self.moments is not None:
             values["rank"] = effective_rank(self.moments.eigenvalues(reduce=distributed))
         return values, dead
@@ -167,10 +163,7 @@ class UnitStatistics:
 
     def begin(self) -> None:
         """Starts a pass; one that was broken off is forgotten."""
-        saturation = self.activation.max_derivative if self.activation.saturates else None
-        self._layers = [
-            LayerSums(saturation=saturation, rank=self.rank and width <= WIDEST_RANK) for width in self.widths
-        ]
+        self._layers = [LayerSums(rank=self.rank and width <= WIDEST_RANK) for width in self.widths]
 
     def update(self, layer: int, z: Tensor, a: Tensor, slope: Tensor | None = None) -> None:
         """Adds a batch of one layer.

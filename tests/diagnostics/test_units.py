@@ -30,14 +30,11 @@ def naive(z: Tensor, a: Tensor, slope: Tensor, name: str) -> dict[str, float]:
     shares = values[values > FLOOR * values[0]]
     shares = shares / shares.sum() if shares.sum() > 0 else shares
     rank = math.exp(-sum(p * math.log(p) for p in shares.tolist())) if len(shares) else 0.0
-    found = {
+    return {
         "dead": sum(f and n for f, n in zip(flat, narrow, strict=True)) / len(units),
         "dormant": sum(one <= 0.025 * sum(size) / len(size) for one in size) / len(units),
         "rank": rank,
     }
-    if name in ("sigmoid", "tanh", "hardtanh"):
-        found["saturated"] = (slope < 0.06 * {"sigmoid": 0.25}.get(name, 1.0)).double().mean().item()
-    return found
 
 
 def planted(name: str, seed: int = 0) -> MLP:

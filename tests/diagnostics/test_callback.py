@@ -91,23 +91,35 @@ def assert_equal(found: dict[str, float], expected: dict[str, float], tolerance:
         assert found[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
 
 
-@pytest.mark.slow
-def test_two_processes_report_what_one_does() -> None:
+def on_processes(*arguments: str) -> list[list[dict[str, Any]]]:
+    """Runs `two_ranks.py` and returns what each process has printed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "MLP_LAB_RUN_DIR")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("two_ranks.py")
-    found = []
-    for devices in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, str(script), devices], capture_output=True, text=True, env=environment, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        line = next(one for one in done.stdout.splitlines() if one.startswith("EVIDENCE"))
-        found.append(json.loads(line.removeprefix("EVIDENCE")))
-    assert {"units/saturated/1", "signal/span", "grad/clip_fraction", "init/chi/1"} <= found[0][0].keys()
-    assert any("units/dead/2" in one for one in found[0])
-    for one, two in zip(*found, strict=True):
-        assert_equal(two, one, 1e-6)
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line.removeprefix("EVIDENCE")) for line in done.stdout.splitlines() if "EVIDENCE" in line[:8]]
+
+
+@pytest.mark.slow
+def test_two_processes_report_what_one_does() -> None:
+    one, two = on_processes("1")[0], on_processes("2")[0]
+    assert {"units/saturated/1", "signal/span", "grad/clip_fraction", "init/chi/1"} <= one[0].keys()
+    assert any("units/dead/2" in values for values in one)
+    for alone, shared in zip(one, two, strict=True):
+        assert_equal(shared, alone, 1e-6)
+
+
+@pytest.mark.slow
+def test_a_nan_that_one_process_sees_stops_both_in_its_step() -> None:
+    ((alone,),) = on_processes("1", "700")
+    found = [values for (values,) in on_processes("2", "700")]
+    assert sorted(values.pop("mine") for values in found) == [False, True]
+    assert alone.pop("mine")
+    assert alone["column"] == "pixel_0_5"
+    assert found == [alone, alone]
 
 
 # ---- what a run is left with ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Fits on two processes (gloo) and prints what the diagnostics saw; `python two_ranks.py [devices]`."""
+"""Fits on two processes (gloo) and prints what the diagnostics saw; `python two_ranks.py devices [row]`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,40 @@ import json
 import logging
 import sys
 import warnings
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 import lightning as L
 import torch
 
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
+from mlp_lab.diagnostics.numerics import NonFinite
+from mlp_lab.errors import NonFiniteError
 from mlp_lab.training.module import MLPModule
 
 
-def evidence(devices: int) -> list[dict[str, Any]]:
-    """Returns the values of every measurement of six steps, in float64, with dropout and a batch of one row."""
+class Poison(L.Callback):
+    """Puts a NaN into one row, which one process sees, and tells which one that was."""
+
+    def __init__(self, row: int) -> None:
+        self.row, self.seen = row, False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        cast(TabularDataModule, trainer.datamodule).part("train").numeric[self.row, 5] = torch.nan  # type: ignore[attr-defined]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen |= bool(batch.numeric.isnan().any())
+
+
+def evidence(devices: int, row: int | None) -> list[dict[str, Any]]:
+    """Returns the values of every measurement of six steps, in float64, with dropout and a batch of one row.
+
+    Where the data is poisoned, what this process has found instead.
+    """
+    poison = [] if row is None else [Poison(row)]
     torch.manual_seed(0)
     data = TabularDataModule(dataset="digits", batch_size=359, verbose=False, seed=0)
     module = MLPModule(data.spec_dict, width=16, depth=2, activation="sigmoid", norm="layer", dropout=0.2)
@@ -30,14 +52,17 @@ def evidence(devices: int) -> list[dict[str, Any]]:
         max_steps=6,
         max_epochs=2,
         gradient_clip_val=0.1,
-        callbacks=[diagnostics],
+        callbacks=[diagnostics, *poison],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=data)
+    try:
+        trainer.fit(module, datamodule=data)
+    except NonFiniteError as error:
+        return [{**asdict(cast(NonFinite, error.found)), "mine": poison[0].seen}]
     return [{"step": one.step, **one.values} for one in (*diagnostics.evidence.steps, *diagnostics.evidence.epochs)]
 
 
@@ -45,5 +70,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = evidence(int(sys.argv[1]))
+    found = evidence(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
     print("EVIDENCE", json.dumps(found), flush=True)

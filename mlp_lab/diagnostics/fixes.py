@@ -6,7 +6,7 @@ A cure changes as little as it can: what is asked for is what the evidence speak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlp_lab.diagnostics.evidence import Facts
 from mlp_lab.model.activations import ACTIVATIONS
@@ -15,6 +15,8 @@ from mlp_lab.model.criticality import critical_point
 TARGET_RATIO = 1e-2
 """First-step ‖ΔW‖/‖W‖ that a new learning rate aims at. 1e-3 is a good average over a whole run (Karpathy, CS231n), but
 steps begin larger: in 75 healthy runs of five optimizers the first step's largest ratio had a median of 0.016."""
+LARGEST_RATIO = 0.1
+"""First-step ratio that no layer should exceed for a fix: in those 75 runs the largest was 0.16."""
 USUAL_RATE = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3, "muon": 0.02}
 """Rates that each optimizer is commonly begun with: those of its paper or of its reference code; no upper bounds."""
 DEEP = 5  # hidden layers from which a smooth activation needs its critical initialisation, not just a good one
@@ -82,11 +84,24 @@ def initialisation(facts: Facts) -> list[str]:
     return [flag("model.init", best_init(facts))]
 
 
-def input_scaling(facts: Facts) -> list[str]:
-    """Returns the flag that brings inputs to unit scale, or nothing for a user's own data."""
-    if facts.data == "MNISTDataModule":
-        return [flag("data.normalize", True)]
-    return [flag("data.scaling", "standard")] if facts.data == "TabularDataModule" else []
+def input_scaling(facts: Facts, ratios: Sequence[float] = ()) -> list[str]:
+    """Returns the flags that bring inputs to unit scale, or nothing for a user's own data.
+
+    The first layer's plain gradients are as large as its inputs, so where the other layers crawl, the first has carried
+    the run, and scaling takes that away. The rate then rises by what the slowest of them asks for, 2 to 10 times, as
+    long as the fastest stays below `LARGEST_RATIO`.
+
+    Args:
+        facts: the run.
+        ratios: the first step's ‖ΔW‖/‖W‖ of the layers behind the first, those that began as 0 left out.
+    """
+    if facts.data not in ("MNISTDataModule", "TabularDataModule"):
+        return []
+    scaled = flag("data.normalize", True) if facts.data == "MNISTDataModule" else flag("data.scaling", "standard")
+    if facts.optimizer != "sgd" or facts.input_rms < 1 or not ratios or not 0 < min(ratios) < TARGET_RATIO / 2:
+        return [scaled]
+    factor = min(TARGET_RATIO / min(ratios), LARGEST_RATIO / max(ratios), 10.0)
+    return [scaled, *(learning_rate(facts, factor) if factor >= 2 else [])]
 
 
 def other_activation(facts: Facts) -> list[str]:
@@ -129,15 +144,15 @@ def more_capacity(facts: Facts) -> list[str]:
 def regularisation(facts: Facts) -> list[str]:
     """Returns dropout (Srivastava et al. 2014), or more of it, and weight decay that counts within the run.
 
-    Decoupled decay shrinks a weight by exp(-lr · decay · steps) over a run (Loshchilov & Hutter 2019); a third is
-    aimed at, within 0.01 to 1. As an L2 penalty in the loss, no more than 0.01.
+    Decoupled decay shrinks a weight by exp(-lr · decay · steps) over a run (Loshchilov & Hutter 2019): to 1/e is aimed
+    at, by a decay of 3 at most. As an L2 penalty in the loss, no more than 0.01.
     """
     flags = [flag("model.dropout", 0.5 if facts.dropout < 0.5 else min(0.8, facts.dropout + 0.15))]
     if facts.optimizer == "adam":
         flags.append(flag("model.optimizer.name", "adamw"))
     if facts.lr > 0 and facts.planned_steps:
-        most = 1.0 if facts.optimizer in ("adam", "adamw", "muon") else 0.01
-        decay = rounded(0.3 / (facts.lr * facts.planned_steps))
+        most = 3.0 if facts.optimizer in ("adam", "adamw", "muon") else 0.01
+        decay = rounded(1 / (facts.lr * facts.planned_steps))
         flags.append(flag("model.optimizer.weight_decay", min(max(decay, 2 * facts.weight_decay, 0.001), most)))
     return flags
 

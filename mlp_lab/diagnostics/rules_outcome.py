@@ -11,7 +11,7 @@ from mlp_lab.diagnostics.outcome import ENOUGH, Outcome, outcome
 
 PATIENCE = 3  # epochs before the outcome of a run is judged
 NEVER = 0.97
-IMBALANCED = 1.5
+IMBALANCED, GAINED = 1.5, 0.15
 UNDERFIT, GAP = 0.25, 0.1
 STRONG_DROPOUT, STRONG_DECAY = 0.6, {"adamw": 0.3, "muon": 0.3}
 FALLING = 0.03
@@ -44,16 +44,14 @@ def not_learning(evidence: Evidence) -> Verdict | None:
         severity="critical",
         step=evidence.step,
         evidence={"loss_over_guessing": shown, "train_over_guessing": so_far.train},
-        message=f"Nothing is learnt that holds on new rows: the best validation loss is {so_far.best_val:.2f} "
-        "of what always "
-        "guessing the same costs"
+        message=f"Nothing is learnt that holds on new rows: the best validation loss is {so_far.best_val:.2f} of what "
+        "always guessing the same costs"
         + (", though the training rows are being learnt by heart. " if memorised else ". ")
         + (
             f"The regularisation ({', '.join(strong)}) leaves nothing of the signal."
             if strong
-            else "If no other verdict says why, suspect the data: see that rows and labels belong together (a "
-            "shuffled or "
-            "shifted target column), and that the features can tell the target. `--trainer.overfit_batches 1` must "
+            else "If no other verdict says why, suspect the data: see that rows and labels belong together (a shuffled "
+            "or shifted target column), and that the features can tell the target. `--trainer.overfit_batches 1` must "
             "bring the training loss near 0; if it does, the network is fine."
         ),
         fix=fixes.without(evidence.facts, strong),
@@ -73,39 +71,62 @@ def too_strong(facts: Facts) -> list[str]:
 
 
 def majority_class(evidence: Evidence) -> Verdict | None:
-    """Judges a classifier that says the most frequent class for every row; after three epochs and half of the plan.
+    """Judges a classifier that says one class for (nearly) every row; after three epochs and half of the plan.
 
-    Its validation accuracy is that of always guessing that class, and the class is at least
-    1.5 times as frequent as it would be if all were equal. A warning: the loss may be right (probabilities of rare
-    classes below one half), but accuracy hides it, and it is critical where the loss is guessing's, too.
+    The most frequent class is at least 1.5 times as frequent as it would be if all were equal, and less than 15% of
+    what there is to gain over always saying it is gained (`_says_one_class`). A warning: the loss may be right
+    (probabilities of rare classes below one half), but accuracy hides it, and it is critical where the loss is
+    guessing's, too.
     """
     facts, so_far = evidence.facts, outcome(evidence)
     accuracy = evidence.epoch_series("val/accuracy")[-1:]
     if not accuracy or not _late(evidence, so_far) or facts.class_weights or facts.classes < 2:
         return None
     score = accuracy[0][1]
+    f1 = next((value for _, value in evidence.epoch_series("val/f1")[-1:]), math.nan)
     frequent = facts.majority_share * max(facts.classes, 2) >= IMBALANCED and facts.majority_share > 0.3
-    if not frequent or not facts.baseline_accuracy - 0.05 <= score <= facts.baseline_accuracy + 0.005:
+    if not frequent or not _says_one_class(facts, score, f1):
         return None
     moves = max(
         (max(per_layer(one.values, "update/ratio").values(), default=0.0) for one in evidence.steps), default=0.0
     )
     slow = 0 < moves < fixes.TARGET_RATIO / 2
+    shown = {"val/accuracy": score, "baseline_accuracy": facts.baseline_accuracy, "val/f1": f1}
     return Verdict(
         code="majority_class",
         severity="critical" if so_far.unmoved else "warning",
         step=evidence.step,
-        evidence={"val/accuracy": score, "majority_share": facts.majority_share, "loss_over_guessing": so_far.last},
-        message="The network predicts the most frequent class for (nearly) every row: its accuracy, "
-        f"{score:.1%}, is what always "
-        f"saying that class scores. {facts.majority_share:.0%} of the training rows are of that class, so the "
-        "others hardly "
-        "count in the mean loss. Judge by f1 or auprc, and let rare classes count as much as frequent ones.",
+        evidence={
+            **{key: value for key, value in shown.items() if not math.isnan(value)},
+            "majority_share": facts.majority_share,
+            "loss_over_guessing": so_far.last,
+        },
+        message=f"The network predicts the most frequent class for (nearly) every row: its accuracy is {score:.1%}, "
+        f"and always saying that class scores {facts.baseline_accuracy:.1%}. {facts.majority_share:.0%} of the "
+        "training rows are of that class, so the others hardly count in the mean loss. Judge by f1 or auprc, and let "
+        "rare classes count as much as frequent ones.",
         fix=[
             fixes.flag("model.class_weights", "balanced"),
             *(fixes.learning_rate(facts, fixes.TARGET_RATIO / moves) if slow else []),
         ],
     )
+
+
+def _says_one_class(facts: Facts, accuracy: float, f1: float) -> bool:
+    """Whether hardly anything is gained over always saying the most frequent class.
+
+    Always saying a class of share p scores an accuracy of p and a macro f1 of 2p / (1 + p) / classes: the others' are
+    0. A gain is the part covered of the way from there to 1. Where f1 is not measured (two classes) the accuracy must
+    be that of the constant answer within half a point. It may lie up to five points below: a few rows are then given
+    to other classes, wrongly.
+    """
+    constant = facts.baseline_accuracy
+    if accuracy < constant - 0.05:
+        return False
+    if math.isnan(f1):
+        return accuracy <= constant + 0.005
+    constant_f1 = 2 * constant / (1 + constant) / facts.classes
+    return accuracy < constant + GAINED * (1 - constant) and f1 < constant_f1 + GAINED * (1 - constant_f1)
 
 
 def underfitting(evidence: Evidence) -> Verdict | None:
@@ -143,9 +164,8 @@ def underfitting(evidence: Evidence) -> Verdict | None:
             "val_over_guessing": so_far.val,
             "parameters": float(facts.parameters),
         },
-        message=f"The network underfits: even on its training rows the loss is {so_far.train:.2f} of "
-        "guessing's, and no worse on "
-        f"new ones ({so_far.val:.2f}), because {why}.",
+        message=f"The network underfits: even on its training rows the loss is {so_far.train:.2f} of guessing's, and "
+        f"no worse on new ones ({so_far.val:.2f}), because {why}.",
         fix=fix,
     )
 
@@ -186,10 +206,9 @@ def overfitting(evidence: Evidence) -> Verdict | None:
             "best_step": float(losses[best][0]),
         },
         message=f"The network overfits: the training loss is down at {train:.2g} while the validation loss is "
-        f"{last:.3g} "
-        f"(its best was {losses[best][1]:.3g}, at step {losses[best][0]}). With {evidence.facts.parameters:,} "
-        "parameters for "
-        f"{evidence.facts.training_rows:,} rows it can learn each row by heart instead of what rows have in common.",
+        f"{last:.3g} (its best was {losses[best][1]:.3g}, at step {losses[best][0]}). With "
+        f"{evidence.facts.parameters:,} parameters for {evidence.facts.training_rows:,} rows it can learn each row by "
+        "heart instead of what rows have in common.",
         fix=fixes.regularisation(evidence.facts),
     )
 

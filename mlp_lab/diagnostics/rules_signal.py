@@ -38,10 +38,9 @@ def exploding_gradient(evidence: Evidence) -> Verdict | None:
         layer=1,
         step=1,
         evidence={"signal/span": span, "first_loss": loss, "guessing": facts.baseline_loss},
-        message=f"The gradient grows by a factor of 10^{span:.1f} from the last hidden layer to the first, and "
-        "the signal on "
-        f"its way forward: the first loss is {loss:.3g}, where guessing costs {facts.baseline_loss:.3g}. Every layer "
-        "multiplies by more than 1, and the product over the layers explodes.",
+        message=f"The gradient grows by a factor of 10^{span:.1f} from the last hidden layer to the first, and the "
+        f"signal on its way forward: the first loss is {loss:.3g}, where guessing costs {facts.baseline_loss:.3g}. "
+        "Every layer multiplies by more than 1, and the product over the layers explodes.",
         fix=fix,
     )
 
@@ -71,9 +70,9 @@ def saturated_units(evidence: Evidence) -> Verdict | None:
         layer=layer,
         step=1,
         evidence={f"units/saturated/{layer}": shares[layer], "input_rms": facts.input_rms},
-        message=f"{shares[layer]:.0%} of the activations of layer {layer} lie where {facts.activation} is "
-        f"flat, because {why}. "
-        "There its derivative is nearly 0, so the layer's weights get hardly any gradient and learn slowly.",
+        message=f"{shares[layer]:.0%} of the activations of layer {layer} lie where {facts.activation} is flat, "
+        f"because {why}. There its derivative is nearly 0, so the layer's weights get hardly any gradient and learn "
+        "slowly.",
         fix=fix,
     )
 
@@ -117,12 +116,11 @@ def vanishing_gradient(evidence: Evidence) -> Verdict | None:
         layer=layer,
         step=evidence.step,
         evidence={"signal/span": span, "weights_log10": weights, "activation_log10": slopes, "possible_move": move},
-        message=f"The gradient vanishes: the first layer gets 10^{span:.1f} of what the last hidden layer "
-        "gets. By the chain "
-        f"rule it is a product over {facts.depth} layers, and {cause or 'the product'} shrinks it (weights by "
-        f"10^{weights:.1f}, derivatives of {facts.activation} by 10^{slopes:.1f}, against a healthy layer). "
-        f"Layer {layer} "
-        f"will change by {move:.1g} of its norm at most in the whole run, and the loss is still that of guessing.",
+        message=f"The gradient vanishes: the first layer gets 10^{span:.1f} of what the last hidden layer gets. By the "
+        f"chain rule it is a product over {facts.depth} layers, and {cause or 'the product'} shrinks it (weights by "
+        f"10^{weights:.1f}, derivatives of {facts.activation} by 10^{slopes:.1f}, against a healthy layer). Layer "
+        f"{layer} will change by {move:.1g} of its norm at most in the whole run, and the loss is still that of "
+        "guessing.",
         fix=fixes.signal_flow(facts, weights=by_weights, activation=by_slopes),
     )
 

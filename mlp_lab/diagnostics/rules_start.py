@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Facts, per_layer
 from mlp_lab.diagnostics.findings import Verdict
-from mlp_lab.diagnostics.outcome import fails
+from mlp_lab.diagnostics.outcome import fails, first_step
 from mlp_lab.model.activations import ACTIVATIONS
 from mlp_lab.model.criticality import critical_point
 
@@ -63,10 +63,9 @@ def frozen_layer(evidence: Evidence) -> Verdict | None:
         layer=layers[0],
         step=1,
         evidence={f"update/ratio/{layer}": 0.0 for layer in layers},
-        message=f"The weights of layer {names} are never updated (update/ratio is 0): the layer keeps its "
-        "random weights "
-        "and the others must make do with what it lets through. If that is not meant, let it train: the fix is a line "
-        "of Python for before `fit`; also see that the optimizer is given all parameters.",
+        message=f"The weights of layer {names} are never updated (update/ratio is 0): the layer keeps its random "
+        "weights and the others must make do with what it lets through. If that is not meant, let it train: the fix is "
+        "a line of Python for before `fit`; also see that the optimizer is given all parameters.",
         fix=[f"{part}.requires_grad_(True)" for part in parts],
     )
 
@@ -144,10 +143,8 @@ def _off_scale(evidence: Evidence, *, scale: float, low: float, high: float, dec
         step=evidence.step,
         evidence={"scale": scale, "smallest_sensible": low, "largest_sensible": high, "decades": decades},
         message=f"The initial weights are too {'large' if grows else 'small'}: σ_w = √(fan_in · mean W²) is "
-        f"{scale:.2g} on "
-        f"average, and {facts.activation} wants {low:.2g} to {high:.2g}. Over {facts.depth} layers signals and "
-        "gradients "
-        f"{'grow' if grows else 'shrink'} by a factor of about 10^{abs(decades):.1f}.",
+        f"{scale:.2g} on average, and {facts.activation} wants {low:.2g} to {high:.2g}. Over {facts.depth} layers "
+        f"signals and gradients {'grow' if grows else 'shrink'} by a factor of about 10^{abs(decades):.1f}.",
         fix=fixes.initialisation(facts),
     )
 
@@ -166,15 +163,16 @@ def unscaled_inputs(evidence: Evidence) -> Verdict | None:
         return None
     name = f" (largest: {facts.input_worst!r}, {worst:.3g})" if facts.input_worst and rms >= SMALL_INPUT else ""
     size = "large" if rms >= SMALL_INPUT else "small"
+    moved = per_layer(first_step(evidence).values, "update/ratio")
+    behind = [ratio for layer, ratio in moved.items() if layer > 1 and layer not in facts.zero_layers]
     return Verdict(
         code="unscaled_inputs",
         severity="warning",
         layer=1,
         step=0,
         evidence={"input_rms": rms, "input_worst_rms": worst, "input_mean": facts.input_mean},
-        message=f"The inputs are far too {size}: their root mean square is {rms:.3g}{name}, and initial "
-        "weights are made "
-        "for about 1. The first layer's pre-activations get that scale, so units saturate or learn at unequal speeds, "
-        "and the learning rate that suits one feature does not suit the next.",
-        fix=fixes.input_scaling(facts),
+        message=f"The inputs are far too {size}: their root mean square is {rms:.3g}{name}, and initial weights are "
+        "made for about 1. The first layer's pre-activations get that scale, so units saturate or learn at unequal "
+        "speeds, and the learning rate that suits one feature does not suit the next.",
+        fix=fixes.input_scaling(facts, behind),
     )

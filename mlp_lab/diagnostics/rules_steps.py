@@ -51,10 +51,9 @@ def update_too_large(evidence: Evidence) -> Verdict | None:
         layer=_largest_layer(early, worst) if large else None,
         step=worst if large else evidence.step,
         evidence={"update/ratio": ratios.get(worst, math.nan), "first_loss": loss, "last_loss": now},
-        message=f"The steps are too large: {shown or 'the loss has climbed'} (about 0.01 is healthy at the "
-        "start), and the "
-        f"loss went from {loss:.3g} to {now:.3g}. Each step jumps past the valley it aims at, and undoes what "
-        "was learnt.",
+        message=f"The steps are too large: {shown or 'the loss has climbed'} (about 0.01 is healthy at the start), and "
+        f"the loss went from {loss:.3g} to {now:.3g}. Each step jumps past the valley it aims at, and undoes what was "
+        "learnt.",
         fix=fixes.learning_rate(evidence.facts, min(fixes.TARGET_RATIO / begin, 0.1) if begin > 0 else 0.1),
     )
 
@@ -99,9 +98,8 @@ def nonfinite_training(evidence: Evidence) -> Verdict | None:
         layer=found.layer,
         step=found.step,
         evidence={"step": float(found.step)},
-        message=f"{str(found)[:1].upper()}{str(found)[1:]}. The data of that step is finite, so training has "
-        "made it: numbers "
-        "have grown until they overflowed. Smaller steps prevent it, and clipping stops a single bad batch.",
+        message=f"{str(found)[:1].upper()}{str(found)[1:]}. The data of that step is finite, so training has made it: "
+        "numbers have grown until they overflowed. Smaller steps prevent it, and clipping stops a single bad batch.",
         fix=[*fixes.safe_rate(evidence.facts, begin), fixes.flag("trainer.gradient_clip_val", 1.0)],
     )
 
@@ -152,9 +150,8 @@ def _dead(evidence: Evidence, layer: int, share: float, *, step: int, start: boo
         layer=layer,
         step=step,
         evidence={f"units/dead/{layer}": share},
-        message=f"{share:.0%} of the units of layer {layer} are dead "
-        f"{'from the start' if start else 'by now'}: they give the "
-        f"same output for every input, because {why}"
+        message=f"{share:.0%} of the units of layer {layer} are dead {'from the start' if start else 'by now'}: they "
+        f"give the same output for every input, because {why}"
         + (f"; there the derivative of {facts.activation} is 0, so no gradient can bring them back." if flat else "."),
         fix=fixes.revival(facts),
     )
@@ -189,9 +186,8 @@ def update_too_small(evidence: Evidence) -> Verdict | None:
         severity="critical",
         step=evidence.step,
         evidence={"update/ratio": largest, "planned_steps": float(steps), "loss_over_guessing": so_far.last},
-        message=f"The steps are too small: none has changed any layer by more than {largest:.1g} of its norm, "
-        "so that all "
-        f"{steps} planned steps together change it by {largest * steps:.1g} at most, and the loss is still that of "
+        message=f"The steps are too small: none has changed any layer by more than {largest:.1g} of its norm, so that "
+        f"all {steps} planned steps together change it by {largest * steps:.1g} at most, and the loss is still that of "
         f"guessing ({so_far.last:.2f} of it). About 0.01 per step is healthy at the start.",
         fix=fixes.learning_rate(facts, fixes.TARGET_RATIO / largest),
     )

@@ -56,8 +56,9 @@ CODES: dict[str, str] = {
 }
 """Every code, and what it means."""
 
-_START = ("nonfinite", "frozen_layer", "poor_init", "unscaled_inputs")
-_STEPS = (*_START[2:], "update_too_large")
+_STEPS = ("poor_init", "unscaled_inputs", "update_too_large")
+_FLOW = ("poor_init", "update_too_large", "dead_units", "vanishing_gradient", "update_too_small", "not_learning")
+_OUTCOMES = ("not_learning", "majority_class", "underfitting", "overfitting", "loss_mismatch")
 
 CAUSES: dict[str, tuple[str, ...]] = {
     "unscaled_inputs": (),
@@ -65,31 +66,12 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "nonfinite": (*_STEPS, "exploding_gradient"),
     "dead_units": (*_STEPS, "exploding_gradient"),
     "exploding_gradient": ("poor_init", "unscaled_inputs"),
-    "saturated_units": ("poor_init", "unscaled_inputs", "update_too_large"),
+    "saturated_units": _STEPS,
     "vanishing_gradient": ("poor_init", "update_too_large", "dead_units", "saturated_units"),
     "update_too_small": ("poor_init", "dead_units", "vanishing_gradient", "saturated_units"),
-    "not_learning": tuple(
-        code
-        for code in CODES
-        if code not in ("not_learning", "majority_class", "underfitting", "overfitting", "loss_mismatch")
-    ),
-    "majority_class": (
-        "poor_init",
-        "update_too_large",
-        "dead_units",
-        "vanishing_gradient",
-        "update_too_small",
-        "not_learning",
-    ),
-    "underfitting": (
-        "frozen_layer",
-        "poor_init",
-        "update_too_large",
-        "dead_units",
-        "vanishing_gradient",
-        "update_too_small",
-        "not_learning",
-    ),
+    "not_learning": tuple(code for code in CODES if code not in _OUTCOMES),
+    "majority_class": _FLOW,
+    "underfitting": ("frozen_layer", *_FLOW),
     "overfitting": ("not_learning",),
 }
 """Which codes explain a code, where both are found in one run and the cause comes first in the order of precedence."""

@@ -63,9 +63,19 @@ def test_input_scaling_is_the_data_modules_own_flag():
     assert fixes.input_scaling(Facts(data="Mine")) == []
 
 
+def test_scaled_inputs_let_plain_gradients_take_larger_steps():
+    facts = Facts(data="TabularDataModule", optimizer="sgd", lr=0.1, input_rms=7.8)
+    assert fixes.input_scaling(facts, [0.0035, 0.012]) == ["--data.scaling standard", "--model.optimizer.lr 0.3"]
+    assert fixes.input_scaling(facts, [0.0035, 0.05])[1:] == ["--model.optimizer.lr 0.2"]  # the fastest bounds it
+    assert fixes.input_scaling(facts, [0.0035, 0.09])[1:] == []  # less than double: not worth a flag
+    assert fixes.input_scaling(facts, [0.02, 0.012])[1:] == []
+    adam = Facts(data="TabularDataModule", optimizer="adam", lr=0.1, input_rms=7.8)
+    assert fixes.input_scaling(adam, [0.0035, 0.012])[1:] == []  # its steps do not grow with the gradient
+
+
 def test_regularisation_decays_by_what_the_run_allows():
     flags = fixes.regularisation(Facts(optimizer="adam", lr=1e-3, planned_steps=3000))
-    assert flags == ["--model.dropout 0.5", "--model.optimizer.name adamw", "--model.optimizer.weight_decay 0.1"]
+    assert flags == ["--model.dropout 0.5", "--model.optimizer.name adamw", "--model.optimizer.weight_decay 0.3"]
     assert fixes.regularisation(Facts(optimizer="sgd", lr=0.1, planned_steps=30, dropout=0.5)) == [
         "--model.dropout 0.65",
         "--model.optimizer.weight_decay 0.01",

@@ -60,6 +60,19 @@ def test_the_majority_class(accuracy: float, share: float, found: bool):
         assert majority_class(weighed) is None
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "f1", "found"),
+    [(0.5, 0.07, True), (0.53, 0.15, True), (0.53, 0.3, False), (0.62, 0.15, False), (0.4, 0.07, False)],
+)
+def test_the_majority_class_among_many_is_judged_by_what_is_gained(accuracy: float, f1: float, found: bool):
+    evidence = run([0.9] * 5, [0.9] * 5, accuracy, majority_share=0.5, baseline_accuracy=0.5)
+    for one in evidence.epochs:
+        one.values["val/f1"] = f1  # always saying the class: 2 · 0.5 / 1.5 / 10 = 0.067
+    verdict = majority_class(evidence)
+    assert (verdict is not None) == found
+    assert verdict is None or verdict.evidence["val/f1"] == f1
+
+
 def test_underfitting_needs_a_reason():
     losses = [0.8] + [0.6] * 9
     assert underfitting(run(losses, losses)) is None  # it may be all that the data can tell

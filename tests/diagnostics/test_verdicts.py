@@ -11,7 +11,9 @@ from mlp_lab.diagnostics import verdicts
 from mlp_lab.diagnostics.evidence import Evidence, Facts, Measured
 from mlp_lab.diagnostics.scan import NonFinite
 from mlp_lab.diagnostics.verdicts import CAUSES, CODES, RULES, Verdict, diagnose
-from tests.benchmarks.verdict_cases import BORDERLINE, FAULTS, HEALTHY, Case
+from tests.benchmarks.verdict_case import Case
+from tests.benchmarks.verdict_faults import BORDERLINE, FAULTS
+from tests.benchmarks.verdict_healthy import HEALTHY
 from tests.benchmarks.verdict_runs import PLANTS, fit
 
 DATA = Path(os.environ.get("MLP_LAB_DATA") or Path(__file__).parents[2] / "data")

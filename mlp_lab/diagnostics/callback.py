@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -26,7 +25,7 @@ from mlp_lab.diagnostics.history import pack, thin_, unpack
 from mlp_lab.diagnostics.landscape import Landscape
 from mlp_lab.diagnostics.numerics import FiniteCheck
 from mlp_lab.diagnostics.passes import UnitPass
-from mlp_lab.diagnostics.probe import StepProbe
+from mlp_lab.diagnostics.probe import StepProbe, mean_over_processes
 from mlp_lab.diagnostics.settings import DEFAULT_GROUPS, FIRST_STEPS, DiagnosticsConfig
 from mlp_lab.diagnostics.theory import Prediction, init_values, predict
 from mlp_lab.diagnostics.verdicts import Verdict, diagnose
@@ -128,8 +127,10 @@ class Diagnostics(L.Callback):
         step = trainer.global_step + 1
         if step < self._next or trainer.fit_loop._should_accumulate():
             return
-        self._release()
         groups = self._groups_of(step)
+        if self._probe is not None and self._probe.groups == groups:
+            return  # the step before was measured alike, and has left its hooks in
+        self._release()
         if groups and self._mlp is not None:
             self._probe = StepProbe(self._mlp, groups)
             self._probe.open()
@@ -154,7 +155,7 @@ class Diagnostics(L.Callback):
         else:
             loss = _loss(outputs)
             if loss is not None:
-                values["train/loss"] = _mean_over_processes(trainer, loss) * trainer.accumulate_grad_batches
+                values["train/loss"] = mean_over_processes(trainer, loss) * trainer.accumulate_grad_batches
             numbers = to_floats(values)
             if "init" in groups:
                 numbers |= init_values(self._prediction, numbers, tuple(self._probe.mlp.widths))
@@ -166,7 +167,10 @@ class Diagnostics(L.Callback):
             self._postponed, self._next = [], self._due_after(step)
             if step <= FIRST_STEPS or step - self._judged >= JUDGE_EVERY:
                 self._judge(trainer, step)
-        self._release()
+        if self._next == step + 1 and trainer.accumulate_grad_batches == 1:
+            self._probe.rest()
+        else:
+            self._release()
 
     # ---- passes ---------------------------------------------------------------------------------------------------
 
@@ -289,12 +293,3 @@ def _loss(outputs: Any) -> Tensor | None:
     """Returns the loss that a training step has returned."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
     return loss.detach() if isinstance(loss, Tensor) else None
-
-
-def _mean_over_processes(trainer: L.Trainer, loss: Tensor) -> Tensor:
-    """Returns the mean over processes, a collective call under DDP."""
-    if trainer.world_size == 1:
-        return loss
-    total = loss.clone()
-    torch.distributed.all_reduce(total)
-    return total / trainer.world_size

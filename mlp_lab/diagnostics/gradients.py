@@ -25,6 +25,7 @@ from torch import Tensor
 from mlp_lab.diagnostics.rank import wide
 
 Values = dict[str, Tensor]
+FACTORS = tuple(f"signal/{name}_factor/{{l}}" for name in ("norm", "weight", "skip", "dropout", "activation"))
 LEAST_SQUARE = 1e-20  # of a tensor whose squares float32 can sum
 
 
@@ -244,18 +245,17 @@ def signal(sums: SignalSums, *, scale: float | Tensor = 1.0) -> Values:
     entries = sums.rows.unsqueeze(-1) * widths  # (..., L)
     levels = torch.stack([squared_norm(mean, sums.rows.dim()) for mean in sums.means], -1)  # (..., L)
     squares = (sums.spread + sums.rows.unsqueeze(-1) * levels) / entries  # (..., L)
-    delta, epsilon = sums.delta.sqrt(), sums.epsilon.sqrt()  # (..., L + 1)
-    through, rho, grad_a = sums.through.sqrt(), sums.rho.sqrt(), sums.grad_a.sqrt()  # (..., L)
+    delta = sums.delta.sqrt()  # (..., L + 1)
+    # Each factor is a quotient of one link of the chain and the link before it, from the head's side.
+    chain = torch.stack(
+        [sums.delta[..., 1:], sums.epsilon[..., 1:], sums.through, sums.rho, sums.grad_a, sums.delta[..., :-1]]
+    ).sqrt()  # (6, ..., L)
     return {
         "signal/forward/{l}": squares.sqrt(),
-        "signal/variation/{l}": ratio((sums.spread / entries).sqrt(), squares.sqrt()),
+        "signal/variation/{l}": ratio(sums.spread / entries, squares).sqrt(),
         "signal/backward/{l}": delta[..., :-1] / entries.sqrt() * scale,
         "signal/span": ratio(delta[..., 0], delta[..., -2]).log10(),
-        "signal/norm_factor/{l}": ratio(epsilon[..., 1:], delta[..., 1:]),
-        "signal/weight_factor/{l}": ratio(through, epsilon[..., 1:]),
-        "signal/skip_factor/{l}": ratio(rho, through),
-        "signal/dropout_factor/{l}": ratio(grad_a, rho),
-        "signal/activation_factor/{l}": ratio(delta[..., :-1], grad_a),
+        **dict(zip(FACTORS, ratio(chain[1:], chain[:-1]), strict=True)),
     }
 
 
@@ -272,7 +272,8 @@ def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
         for key, value in values.items()
         for layer in range(1, 1 + (len(value) if "{l}" in key else 1))
     ]
-    numbers: list[float] = torch.cat([widen(value).reshape(-1) for value in values.values()]).tolist()
+    wides = [value if value.dtype == torch.float64 else widen(value) for value in values.values()]
+    numbers: list[float] = torch.cat([value.reshape(-1) for value in wides]).tolist()
     return dict(zip(names, numbers, strict=True))
 
 

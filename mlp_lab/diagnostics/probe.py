@@ -57,6 +57,10 @@ class StepProbe:
     def close(self) -> None:
         """Takes the hooks out and lets everything go that was captured; harmless when done twice."""
         self._scope.close()
+        self.rest()
+
+    def rest(self) -> None:
+        """Lets everything go that was captured, and leaves the hooks in for the next step."""
         self.capture.clear()
         self._values, self._sums, self._before, self._saturated = {}, None, [], None
 
@@ -158,3 +162,12 @@ def _unflatten(flat: Tensor, like: list[Tensor]) -> SignalSums:
     pieces = torch.split(flat, [one.numel() for one in like])
     shaped = [piece.view_as(one) for piece, one in zip(pieces, like, strict=True)]
     return SignalSums._make([shaped[0], tuple(shaped[1:-6]), *shaped[-6:]])
+
+
+def mean_over_processes(trainer: L.Trainer, loss: Tensor) -> Tensor:
+    """Returns the mean of a loss over processes, a collective call under DDP."""
+    if trainer.world_size == 1:
+        return loss
+    total = loss.clone()
+    torch.distributed.all_reduce(total)
+    return total / trainer.world_size

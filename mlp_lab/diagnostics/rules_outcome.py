@@ -90,7 +90,6 @@ def majority_class(evidence: Evidence) -> Verdict | None:
     moves = max(
         (max(per_layer(one.values, "update/ratio").values(), default=0.0) for one in evidence.steps), default=0.0
     )
-    slow = 0 < moves < fixes.TARGET_RATIO / 2
     shown = {"val/accuracy": score, "baseline_accuracy": facts.baseline_accuracy, "val/f1": f1}
     return Verdict(
         code="majority_class",
@@ -105,10 +104,7 @@ def majority_class(evidence: Evidence) -> Verdict | None:
         f"and always saying that class scores {facts.baseline_accuracy:.1%}. {facts.majority_share:.0%} of the "
         "training rows are of that class, so the others hardly count in the mean loss. Judge by f1 or auprc, and let "
         "rare classes count as much as frequent ones.",
-        fix=[
-            fixes.flag("model.class_weights", "balanced"),
-            *(fixes.learning_rate(facts, fixes.TARGET_RATIO / moves) if slow else []),
-        ],
+        fix=fixes.class_balance(facts, moves),
     )
 
 

@@ -73,6 +73,13 @@ def test_scaled_inputs_let_plain_gradients_take_larger_steps():
     assert fixes.input_scaling(adam, [0.0035, 0.012])[1:] == []  # its steps do not grow with the gradient
 
 
+def test_class_balance_comes_with_faster_steps_where_all_were_small():
+    facts = Facts(optimizer="sgd", lr=0.003)
+    assert fixes.class_balance(facts, 0.003) == ["--model.class_weights balanced", "--model.optimizer.lr 0.03"]
+    assert fixes.class_balance(facts, 0.009)[1:] == ["--model.optimizer.lr 0.03"]
+    assert fixes.class_balance(facts, 0.02)[1:] == fixes.class_balance(facts, 0.0)[1:] == []
+
+
 def test_regularisation_decays_by_what_the_run_allows():
     flags = fixes.regularisation(Facts(optimizer="adam", lr=1e-3, planned_steps=3000))
     assert flags == ["--model.dropout 0.5", "--model.optimizer.name adamw", "--model.optimizer.weight_decay 0.3"]

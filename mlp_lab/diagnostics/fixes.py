@@ -107,14 +107,15 @@ def input_scaling(facts: Facts, ratios: Sequence[float] = ()) -> list[str]:
 def class_balance(facts: Facts, ratio: float) -> list[str]:
     """Returns the flags that let every class count alike, with faster steps where none was large.
 
-    With balanced weights the rows of the rare classes carry the gradient, and they are few: a rate that just sufficed
-    for the frequent class is too slow for them. It rises up to 10 times, as long as no step exceeds `LARGEST_RATIO`.
+    With balanced weights the rows of the rare classes carry the gradient, and they are few: a rate of plain gradients
+    that just sufficed for the frequent class is too slow for them. It rises up to 10 times, as long as no step exceeds
+    `LARGEST_RATIO`.
 
     Args:
         facts: the run.
         ratio: the largest ‖ΔW‖/‖W‖ of any layer at any measurement; 0 where unknown.
     """
-    slow = 0 < ratio < TARGET_RATIO
+    slow = facts.optimizer == "sgd" and 0 < ratio < TARGET_RATIO
     rate = learning_rate(facts, min(LARGEST_RATIO / ratio, 10.0)) if slow else []
     return [flag("model.class_weights", "balanced"), *rate]
 

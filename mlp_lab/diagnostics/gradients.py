@@ -1,10 +1,8 @@
 """Norms of gradients and updates, and how far a signal gets: forward through a network, and backward.
 
-Pure functions; tensors may have any leading dimensions (the members of a population), written `...` below. Sums run in
-float64: the square of a vanished gradient of 1e-25 is 0 in float32; where no square can be lost, float32 sums the rows
-of a matrix and float64 adds them up. Results are tensors under the keys of the log,
-where `{l}` stands for the last dimension, the layers from 1 at the input; `to_floats` reads them all at once, because
-each reading waits for the device.
+Pure functions; tensors may have any leading dimensions (the members of a population), written `...` below. Results are
+tensors in float64 under the keys of the log, where `{l}` stands for the last dimension, the layers from 1 at the input;
+`to_floats` reads them all at once, because each reading waits for the device.
 
 One block is h = Wx + b, z = norm(h), a = φ(z), x' = dropout(a) (+ x with a skip); δ = ∂L/∂z, ε = ∂L/∂h, ρ = ∂L/∂x'.
 The head is layer L + 1: it has neither norm nor activation, so there δ = ε, the gradient of the logits.
@@ -14,7 +12,6 @@ Symbols: B rows of a batch, H width of a layer, L hidden layers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,11 +19,11 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from mlp_lab.diagnostics.rank import wide
+from mlp_lab.diagnostics.norms import ratio, squared_norm, squared_norms, widen
+from mlp_lab.diagnostics.rank import at_least_float32
 
 Values = dict[str, Tensor]
 FACTORS = tuple(f"signal/{name}_factor/{{l}}" for name in ("norm", "weight", "skip", "dropout", "activation"))
-LEAST_SQUARE = 1e-20  # of a tensor whose squares float32 can sum
 
 
 class LayerCapture(NamedTuple):
@@ -58,42 +55,6 @@ class SignalSums(NamedTuple):
     grad_a: Tensor  # (..., L): ‖∂L/∂a_l‖²
 
 
-def widen(tensor: Tensor) -> Tensor:
-    """Returns the tensor in the type to sum in."""
-    return tensor.detach().to(wide(tensor))
-
-
-def squared_norm(tensor: Tensor, members: int = 0) -> Tensor:
-    """Returns Σ x² over all but the first `members` dimensions, in float64.
-
-    >>> f"{squared_norm(torch.tensor([3e-30, 4e-30])).sqrt().item():.3g}"
-    '5e-30'
-    """
-    square = _by_rows(tensor.detach()) if members == 0 and tensor.dim() > 0 else None
-    if square is None:
-        flat = widen(tensor).flatten(members) if tensor.dim() > members else widen(tensor).unsqueeze(-1)
-        square = torch.linalg.vecdot(flat, flat)
-    return square
-
-
-def _by_rows(tensor: Tensor) -> Tensor | None:
-    """Returns Σ x² of a float32 tensor on the CPU, None where it could be wrong by more than rounding.
-
-    A third of the time that a copy in float64 takes. A square below 1.2e-38 may be lost: of 1e9 entries 1.2e-29 in all,
-    which is nothing beside `LEAST_SQUARE`. A row too long for float32 is infinite, and is summed again.
-    """
-    if tensor.dtype != torch.float32 or tensor.device.type != "cpu":  # elsewhere reading would wait for the device
-        return None
-    rows = torch.linalg.vector_norm(tensor, dim=-1).flatten().double()
-    square = rows.dot(rows)
-    return square if LEAST_SQUARE < square.item() < math.inf else None
-
-
-def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Returns the quotient, NaN where the denominator is 0."""
-    return torch.where(denominator == 0, torch.nan, numerator / denominator)
-
-
 # ---- gradients and updates ------------------------------------------------------------------------------------------
 
 
@@ -111,11 +72,12 @@ def gradient_norms(
     Returns:
         `grad/norm` (...), and `grad/norm/{l}` (..., L + 1), NaN for frozen layers.
     """
-    squares = [None if gradient is None else squared_norm(gradient, members) for gradient in weights]
-    rest = [squared_norm(gradient, members) for gradient in others]
-    known = [square for square in squares if square is not None] + rest
-    total = torch.stack(known).sum(0) if known else torch.zeros((), dtype=torch.float64)
-    return {"grad/norm": total.sqrt() / scale, "grad/norm/{l}": _stack(squares, like=total).sqrt() / scale}
+    moving = [gradient for gradient in weights if gradient is not None]
+    squares = squared_norms([*moving, *others], members)  # (..., all)
+    total = squares.sum(-1)
+    known = iter(squares.unbind(-1))
+    layers = [None if gradient is None else next(known) for gradient in weights]
+    return {"grad/norm": total.sqrt() / scale, "grad/norm/{l}": _stack(layers, like=total).sqrt() / scale}
 
 
 def clipping(norm: Tensor, clipped: Tensor) -> Values:
@@ -142,12 +104,14 @@ def update_ratios(before: Sequence[Tensor], after: Sequence[Tensor], *, members:
     Returns:
         `update/ratio/{l}` (..., L + 1), NaN where ‖W_l‖ = 0.
     """
-    ratios = []
-    for old, new in zip(before, after, strict=True):
-        # One float32 subtraction is exact to rounding; of anything shorter it would not be.
-        difference = new - old if old.dtype.itemsize >= 4 else widen(new) - widen(old)
-        ratios.append(ratio(squared_norm(difference, members).sqrt(), squared_norm(old, members).sqrt()))
-    return {"update/ratio/{l}": torch.stack(ratios, -1)}
+    # One float32 subtraction is exact to rounding; of anything shorter it would not be.
+    changes = [
+        new - old if old.dtype.itemsize >= 4 else widen(new) - widen(old)
+        for old, new in zip(before, after, strict=True)
+    ]
+    squares = squared_norms([*changes, *before], members)  # (..., 2 (L + 1))
+    moved, size = squares.sqrt().chunk(2, -1)
+    return {"update/ratio/{l}": ratio(moved, size)}
 
 
 # ---- signal ---------------------------------------------------------------------------------------------------------
@@ -164,41 +128,32 @@ def signal_sums(
         weights: W_l of the layers 1 .. L + 1, each (..., H_out, H_in).
         skips: whether the block has a skip, for the layers 1 .. L.
     """
-    means, spreads, through = [], [], []
+    means, deviations, through = [], [], []
     for layer, following, weight, skip in zip(
         layers, [*layers[1:], None], weights[1:], [*skips[1:], False], strict=True
     ):
         assert layer.a is not None
-        mean, spread = _moments(layer.a)
+        mean, deviation = _around_mean(layer.a)
         means.append(mean)
-        spreads.append(spread)
+        deviations.append(deviation)
         # Without a skip all that reaches x' has come through the weights: no product needs to be computed twice.
         epsilon = logit_gradient if following is None else following.epsilon
         through.append(layer.rho if layer.rho is not None and not skip else _product(epsilon, weight))
-    leading = spreads[0].shape
-    rows = torch.full(leading, float(layers[0].a.shape[-2]), dtype=spreads[0].dtype, device=spreads[0].device)  # type: ignore[union-attr]
-
-    known: dict[int, Tensor] = {}  # in a plain block ε is δ, and ρ is ∂L/∂a: one tensor, summed up once
-
-    def square(tensor: Tensor) -> Tensor:
-        if id(tensor) not in known:
-            known[id(tensor)] = squared_norm(tensor, len(leading))
-        return known[id(tensor)]
-
-    def squares(tensors: Iterable[Tensor | None]) -> Tensor:
-        return _stack([None if one is None else square(one) for one in tensors], like=rows)
-
-    head = [logit_gradient]
-    return SignalSums(
-        rows=rows,
-        means=tuple(means),
-        spread=torch.stack(spreads, -1),
-        delta=squares([*(layer.delta for layer in layers), *head]),
-        epsilon=squares([*(layer.epsilon for layer in layers), *head]),
-        through=squares(through),
-        rho=squares(layer.rho for layer in layers),
-        grad_a=squares(layer.grad_a for layer in layers),
-    )
+    fields: list[Sequence[Tensor | None]] = [
+        deviations,
+        [*(layer.delta for layer in layers), logit_gradient],
+        [*(layer.epsilon for layer in layers), logit_gradient],
+        through,
+        [layer.rho for layer in layers],
+        [layer.grad_a for layer in layers],
+    ]
+    # In a plain block ε is δ, and ρ is ∂L/∂a: one tensor, summed up once.
+    distinct = {id(tensor): tensor for field in fields for tensor in field if tensor is not None}
+    squares = squared_norms(list(distinct.values()), means[0].dim() - 1)  # (..., distinct)
+    found = dict(zip(distinct, squares.unbind(-1), strict=True))
+    rows = torch.full_like(squares[..., 0], float(deviations[0].shape[-2]))
+    sums = [_stack([found.get(id(tensor)) for tensor in field], like=rows) for field in fields]
+    return SignalSums(rows, tuple(means), *sums)
 
 
 def combine(parts: Sequence[SignalSums]) -> SignalSums:
@@ -277,11 +232,17 @@ def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(names, numbers, strict=True))
 
 
-def _moments(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns each unit's mean (..., H) over the rows of (..., B, H), and the sum of squares around it, (...)."""
-    exact = widen(a)
-    mean = exact.sum(-2) / max(a.shape[-2], 1)  # a process may have no rows
-    return mean, squared_norm(exact - mean.unsqueeze(-2), a.dim() - 2)
+def _around_mean(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns each unit's mean, (..., H), over the rows of (..., B, H), and the distances from it, (..., B, H).
+
+    Measured from the first row, so that float32 suffices: of a unit that hardly varies the differences are exact, and
+    of any other they are of the size of its spread.
+    """
+    values = at_least_float32(a.detach())
+    first = values[..., :1, :]  # (..., 1, H); a process may have no rows
+    distance = values - first
+    shift = distance.sum(-2, keepdim=True) / max(a.shape[-2], 1)  # (..., 1, H)
+    return widen(first).sum(-2) + widen(shift).squeeze(-2), distance.sub_(shift)
 
 
 def _product(epsilon: Tensor | None, weight: Tensor) -> Tensor | None:

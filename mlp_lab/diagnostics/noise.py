@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mlp_lab.diagnostics.norms import squared_norms
 from mlp_lab.diagnostics.rank import wide
 
 PARTS = 8
@@ -73,12 +74,12 @@ def measure_noise(loss_fn: PartLoss, parameters: Sequence[Tensor], rows: int, *,
             loss = loss_fn(part * size, (part + 1) * size)
             found = torch.autograd.grad(loss, parameters, materialize_grads=True)
             gradients = [one.detach().to(wide(one)) for one in found]
-            squares.append(_squared_norm(gradients))
+            squares.append(squared_norms(gradients).sum())
             total = (
                 gradients if total is None else [one.add_(other) for one, other in zip(total, gradients, strict=True)]
             )
     assert total is not None
-    small, big = torch.stack([torch.stack(squares).mean(), _squared_norm(total) / parts**2]).tolist()
+    small, big = torch.stack([torch.stack(squares).mean(), squared_norms(total).sum() / parts**2]).tolist()
     return estimate(small, big, small_rows=size, big_rows=size * parts)
 
 
@@ -108,7 +109,3 @@ class NoiseScale:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores them."""
         self.signal, self.noise = state["signal"], state["noise"]
-
-
-def _squared_norm(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([one.square().sum() for one in gradients]).sum()

@@ -21,8 +21,8 @@ from mlp_lab.diagnostics.gradients import (
     signal,
     signal_sums,
     update_ratios,
-    widen,
 )
+from mlp_lab.diagnostics.norms import widen
 from mlp_lab.diagnostics.rank import at_least_float32
 from mlp_lab.diagnostics.units import saturated_entries
 from mlp_lab.model.activations import ACTIVATIONS, derivative

@@ -90,6 +90,7 @@ def majority_class(evidence: Evidence) -> Verdict | None:
     moves = max(
         (max(per_layer(one.values, "update/ratio").values(), default=0.0) for one in evidence.steps), default=0.0
     )
+    measure = "auprc" if math.isnan(f1) else "f1"
     shown = {"val/accuracy": score, "baseline_accuracy": facts.baseline_accuracy, "val/f1": f1}
     return Verdict(
         code="majority_class",
@@ -102,8 +103,8 @@ def majority_class(evidence: Evidence) -> Verdict | None:
         },
         message=f"The network predicts the most frequent class for (nearly) every row: its accuracy is {score:.1%}, "
         f"and always saying that class scores {facts.baseline_accuracy:.1%}. {facts.majority_share:.0%} of the "
-        "training rows are of that class, so the others hardly count in the mean loss. Judge by f1 or auprc, and let "
-        "rare classes count as much as frequent ones.",
+        f"training rows are of that class, so the others hardly count in the mean loss. Judge by "
+        f"{measure}, and let rare classes count as much as frequent ones.",
         fix=fixes.class_balance(facts, moves),
     )
 

@@ -15,6 +15,7 @@ FIRST = 10  # steps in which a learning rate far too high shows
 LARGE_RATIO = 0.4
 RISEN = 3.0
 SMALL_MOVE, SMALL_MOVE_LATE = 0.1, 0.5
+STUCK_MOVE, STUCK_LOSS = 0.02, 0.8
 DEAD = 0.9
 ENDLESS = 10  # epochs that an endless run is judged by
 
@@ -166,7 +167,8 @@ def update_too_small(evidence: Evidence) -> Verdict | None:
     those three took three to five epochs, and would be told before. It needs no word on the optimizer, since the ratio
     is that of the real step; a warm-up is over before the largest ratio. Layers that began as 0 are left out: any step
     is large to them. Of a plan shorter than 50 steps nothing is said: it ends before slow and short can be told apart.
-    Critical: only time would be lost by waiting.
+    Critical: only time would be lost by waiting. A network that happened to begin below guessing's loss counts as
+    well, where the bound is below 0.02 and the loss has fallen by less than a fifth: it will end where it began.
     """
     facts, so_far = evidence.facts, outcome(evidence)
     steps = facts.planned_steps or ENDLESS * facts.steps_per_epoch
@@ -179,7 +181,10 @@ def update_too_small(evidence: Evidence) -> Verdict | None:
     largest = max(ratios, default=0.0)
     late = so_far.over or (so_far.epochs >= 3 and 2 * evidence.step >= steps)
     limit = SMALL_MOVE_LATE if late else SMALL_MOVE
-    if not (so_far.unmoved and evidence.step >= ENOUGH and 0 < largest * steps < limit):
+    begin = first_step(evidence).values.get("train/loss", math.nan)
+    still = so_far.train * facts.baseline_loss > STUCK_LOSS * begin
+    stuck = so_far.judged and still and largest * steps < STUCK_MOVE
+    if not ((so_far.unmoved or stuck) and evidence.step >= ENOUGH and 0 < largest * steps < limit):
         return None
     return Verdict(
         code="update_too_small",
@@ -187,7 +192,7 @@ def update_too_small(evidence: Evidence) -> Verdict | None:
         step=evidence.step,
         evidence={"update/ratio": largest, "planned_steps": float(steps), "loss_over_guessing": so_far.last},
         message=f"The steps are too small: none has changed any layer by more than {largest:.1g} of its norm, so that "
-        f"all {steps} planned steps together change it by {largest * steps:.1g} at most, and the loss is still that of "
-        f"guessing ({so_far.last:.2f} of it). About 0.01 per step is healthy at the start.",
+        f"all {steps} planned steps together change it by {largest * steps:.1g} at most, and the loss is still "
+        f"{so_far.last:.2f} of guessing's. About 0.01 per step is healthy at the start.",
         fix=fixes.learning_rate(facts, fixes.TARGET_RATIO / largest),
     )

@@ -117,6 +117,8 @@ def test_steps_too_small_to_arrive():
     assert verdict is not None
     assert (verdict.severity, verdict.fix) == ("critical", ["--model.optimizer.lr 0.01"])
     assert update_too_small(run([1e-6], [2.0], [1.5])) is None  # it learns
+    assert update_too_small(run([1e-6], [1.6], [1.5])) is not None  # it began below guessing's, and stays there
+    assert update_too_small(run([1e-4], [1.6], [1.5])) is None  # 0.04 of the norm: a good network's last touch
     assert update_too_small(run([1e-3], [2.0], [2.0])) is None  # early, and 0.4 of the norm is to come
     assert update_too_small(run([1e-3], [2.0], [2.0, 2.0, 2.0])) is not None  # late, and nothing has come of it
     assert update_too_small(run([1e-2], [2.0], [2.0, 2.0, 2.0])) is None  # the steps are not the reason

@@ -1,0 +1,254 @@
+"""The search: ask a batch of points, train it, tell each, until the budget is spent."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optuna
+from optuna import Study
+
+from mlp_lab.errors import UserError
+from mlp_lab.sweep.pruning import Nothing, build_judge
+from mlp_lab.sweep.results import Progress, print_top, write_results
+from mlp_lab.sweep.runs import Backend, Judge, Outcome, Point
+from mlp_lab.sweep.samplers import ONLY_COMPLETE, Grid, sampler_maker
+from mlp_lab.sweep.settings import SweepSettings
+from mlp_lab.sweep.space import Space
+from mlp_lab.sweep.storage import open_storage, storage_url
+from mlp_lab.sweep.study import StudyHistory, open_study
+from mlp_lab.sweep.trials import Trials
+from mlp_lab.sweep.workers import Lease
+
+POLL_SECONDS = 0.5  # between looks at the last trials of other workers
+
+
+def run_sweep(
+    settings: SweepSettings,
+    space: Space,
+    backend: Backend,
+    directory: Path,
+    *,
+    base: Mapping[str, Any] | None = None,
+    directions: tuple[str, ...] = (),
+    show: Callable[[str], None] = print,
+) -> Study:
+    """Searches until the budget is spent; called again, it goes on where it was.
+
+    Args:
+        settings: The sweep.
+        space: What is searched.
+        backend: Who trains.
+        directory: Where storage, `trials.csv` and `best.yaml` are written.
+        base: The resolved config that every trial starts from.
+        directions: minimize or maximize, one per metric; else those of the settings, or of what is better.
+        show: Prints a line.
+
+    Returns:
+        The Optuna study.
+
+    Raises:
+        UserError: The sampler, the pruner, a point or the storage is not usable, or the study is another one.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; finished trials are kept, and the others wait to be asked again.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study_settings = settings.study
+    objectives = len(study_settings.metric)
+    maker = sampler_maker(study_settings.sampler, space, settings.seed, objectives=objectives)
+    enqueued = [space.to_params(point) for point in settings.enqueue]
+    directions = directions or study_settings.direction or default_directions(study_settings.metric)
+    maximize = directions[0] == "maximize"
+    build_judge(study_settings.pruner, Nothing(), maximize=maximize)  # refused before anything is made
+    sampler = maker(0)
+    if isinstance(sampler, Grid):
+        _check_whole(enqueued, space)
+    storage = open_storage(storage_url(study_settings.storage, directory), study_settings.heartbeat)
+    directory.mkdir(parents=True, exist_ok=True)
+    study = open_study(study_settings, space, storage, sampler, directions=directions, base=base or {})
+    judge = build_judge(study_settings.pruner, StudyHistory(study), maximize=maximize)
+    with Lease(study._storage, study_settings.heartbeat) as lease, _terminable():
+        trials = Trials(
+            study,
+            space,
+            maker,
+            lease,
+            seed=settings.seed,
+            seeds=settings.seeds,
+            retries=study_settings.retries,
+            only_complete=study_settings.sampler.name.rpartition(".")[2] in ONLY_COMPLETE,
+        )
+        for index, params in enumerate(enqueued):
+            trials.enqueue(params, f"enqueue {index}")
+        search = Search(settings, space, backend, judge, trials, directory, base or {}, show)
+        search.run()
+    print_top(study, space, study_settings.metric)
+    return study
+
+
+class Search:
+    """The loop of one worker; the arguments are those of `run_sweep`, made ready."""
+
+    def __init__(
+        self,
+        settings: SweepSettings,
+        space: Space,
+        backend: Backend,
+        judge: Judge,
+        trials: Trials,
+        directory: Path,
+        base: Mapping[str, Any],
+        show: Callable[[str], None],
+    ) -> None:
+        self.settings, self.space, self.backend, self.judge = settings, space, backend, judge
+        self.trials, self.directory, self.base = trials, directory, base
+        self.study = trials.study
+        self.budget = self._budget()
+        self.progress = Progress(self.study, settings.study.metric, self.budget, show)
+        self.show = show
+        self.start = time.monotonic()
+
+    def run(self) -> None:
+        """Asks, trains and tells until the budget is spent."""
+        rescued = self.trials.rescue()
+        before = self.trials.counts()
+        if before.finished or rescued:
+            again = f"; {rescued} that were cut off are trained again" if rescued else ""
+            self.show(
+                f"going on with the study {self.study.study_name!r}: {before.finished} trials are finished{again}"
+            )
+        while (count := self._next()) > 0:
+            self._batch(count)
+            self.trials.rescue()
+            self._write()
+            self.progress.status(self.trials.counts().finished)
+        self._write()
+
+    def _batch(self, count: int) -> None:
+        """Trains one batch; whatever ends it early, no trial stays open."""
+        points: dict[int, Point] = {}
+
+        def tell(outcome: Outcome) -> None:
+            trial = self.trials.tell(outcome)
+            if trial is not None:
+                self.progress.trial(trial, points[outcome.number])
+
+        try:
+            asked = self.trials.ask(count)
+            points |= {point.number: point for point in asked}
+            self.backend.train(asked, self.judge, tell)
+            for number in list(self.trials.open):
+                tell(_silent(number))
+        except BaseException as error:
+            interrupted = _is_interrupt(error)
+            cut = self.trials.abandon("interrupted" if interrupted else f"{type(error).__name__}: {error}")
+            self._write()
+            if interrupted:
+                finished = self.trials.counts().finished
+                advice = f"{finished} trials are kept, {cut} will be trained again: go on with the same command"
+                raise KeyboardInterrupt(advice) from error
+            raise
+
+    def _next(self) -> int:
+        """Returns how many points to ask next; waits for other workers' last trials, should one of them die."""
+        waited = False
+        while True:
+            if self.settings.minutes is not None and time.monotonic() - self.start > 60 * self.settings.minutes:
+                return 0
+            counts = self.trials.counts()
+            size = self.backend.batch
+            if self.budget is None:
+                return size
+            missing = self.budget - counts.finished
+            if missing <= 0:
+                return 0
+            free = missing - counts.running
+            if isinstance(self.study.sampler, Grid):
+                free = min(free, self.study.sampler.left(self.study) + counts.waiting)
+            if free > 0:
+                return min(size, free)
+            if counts.running <= 0:
+                return 0  # a grid is exhausted
+            if not waited:
+                self.show(f"waiting for {counts.running} trials of other workers")
+                waited = True
+            time.sleep(POLL_SECONDS)
+            self.trials.rescue()
+
+    def _budget(self) -> int | None:
+        """Returns the trials to finish; a grid has no more than its points."""
+        budget = self.settings.trials
+        if self.settings.study.sampler.name != "grid":
+            return budget
+        size = len(self.settings.enqueue)
+        product = 1
+        for values in self.space.grid().values():
+            product *= len(values)
+        return min(budget or product + size, product + size)
+
+    def _write(self) -> None:
+        write_results(self.directory, self.study, self.space, self.base, self.settings.study.metric)
+
+
+def default_directions(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the direction in which each metric is better.
+
+    >>> default_directions(("val/loss", "val/accuracy"))
+    ('minimize', 'maximize')
+    """
+    from mlp_lab.training.checkpoints import direction
+
+    return tuple(f"{direction(metric)}imize" for metric in metrics)
+
+
+def _check_whole(points: list[dict[str, Any]], space: Space) -> None:
+    """A grid has no value for a key that a point leaves out."""
+    for params in points:
+        for name in space.grid():
+            if name not in params:
+                raise UserError(f"enqueue: with a grid, a point needs every key; {name} is missing")
+
+
+def _silent(number: int) -> Outcome:
+    return Outcome(
+        number=number,
+        state="failed",
+        values=[],
+        reports={},
+        epochs=0,
+        seconds=0.0,
+        verdicts=[],
+        error="the backend told no outcome",
+        sd=None,
+    )
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Says whether somebody wanted the program to end; Lightning turns Ctrl-C into an exit."""
+    if isinstance(error, SystemExit):
+        return isinstance(error.__context__, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the search as Ctrl-C does, and gives both back as they were."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,262 @@
+"""The trials of a study as one worker asks, tells and rescues them, so that none is lost, doubled or stuck.
+
+A trial that was cut off (Ctrl-C, a killed process, a lost machine) is failed, and its point waits in the study to be
+asked again. A FAIL with the user attribute `error` failed by itself; one without was cut off. Every point that waits
+has the attribute `origin`, such as `retry of 17`: should two workers rescue the same trial at once, the later copy is
+dropped when it is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from optuna import Study, Trial, create_trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import fail_stale_trials
+from optuna.trial import FrozenTrial, TrialState
+
+from mlp_lab.sweep.pruning import worth
+from mlp_lab.sweep.runs import Outcome, Point
+from mlp_lab.sweep.samplers import Maker
+from mlp_lab.sweep.settings import LARGEST_SEED
+from mlp_lab.sweep.space import Space
+from mlp_lab.sweep.storage import GRACE, quiet
+from mlp_lab.sweep.workers import BEAT, Lease, alive, identity
+
+ERROR, LOST, ORIGIN, FIRST, ATTEMPT, WORKER, SEED = "error", "lost", "origin", "first", "attempt", "worker", "seed"
+DOUBLE = "asked twice at once"
+GRID = ("grid_id", "search_space")  # what keeps a point's place in a grid
+
+
+class Counts(NamedTuple):
+    """How far a study is."""
+
+    finished: int  # trained, pruned, or failed by themselves
+    running: int  # of other workers
+    waiting: int  # points to be asked
+
+
+class Trials:
+    """Asks a study for points and tells it what became of them.
+
+    Args:
+        study: The study.
+        space: Its space.
+        maker: Makes the sampler of a batch.
+        lease: Says that this worker lives.
+        seed: Seed of the first trial's run.
+        seeds: Runs per trial, so that no two trials share a seed.
+        retries: How often a trial that was cut off is asked again.
+        only_complete: Whether the sampler learns from complete trials alone.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: Space,
+        maker: Maker,
+        lease: Lease,
+        *,
+        seed: int = 0,
+        seeds: int = 1,
+        retries: int = 2,
+        only_complete: bool = False,
+    ) -> None:
+        self.study, self.space, self.maker, self.lease = study, space, maker, lease
+        self.seed, self.seeds, self.retries, self.only_complete = seed, seeds, retries, only_complete
+        self.maximize = [direction.name == "MAXIMIZE" for direction in study.directions]
+        self.worker = identity()
+        self.storage = lease.storage
+        self.open: dict[int, Trial] = {}
+        """Trials that are asked and not told, by number."""
+
+    # ---- ask --------------------------------------------------------------------------------------------------------
+
+    def ask(self, count: int) -> list[Point]:
+        """Asks for a batch of points; those that wait come first."""
+        points: list[Point] = []
+        while len(points) < count:
+            with quiet():
+                trial = self.study.ask()
+            self.lease.add(trial._trial_id)
+            self.open[trial.number] = trial
+            trial.set_user_attr(WORKER, self.worker)
+            if not points:
+                self.study.sampler = self.maker(trial.number)
+            if self._is_double(trial):
+                self._fail(trial.number, DOUBLE)
+                continue
+            with quiet():
+                settings = self.space.suggest(trial)
+            seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
+            trial.set_user_attr(SEED, seed)
+            points.append(Point(number=trial.number, seed=seed, settings=settings))
+        return points
+
+    def _is_double(self, trial: Trial) -> bool:
+        origin = trial.user_attrs.get(ORIGIN)
+        trials = self.study.get_trials(deepcopy=False) if origin else []
+        return any(one.number < trial.number and one.user_attrs.get(ORIGIN) == origin for one in trials)
+
+    # ---- tell -------------------------------------------------------------------------------------------------------
+
+    def tell(self, outcome: Outcome) -> FrozenTrial | None:
+        """Stores an outcome; returns the trial, or None where it came too late or for no open trial."""
+        trial = self.open.get(outcome.number)
+        if trial is None:
+            return None
+        error = self._fault(outcome)
+        try:
+            for epoch, value in outcome.reports.items():
+                self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+            for name, value in self._attributes(outcome, error).items():
+                trial.set_user_attr(name, value)
+            self._finish(trial, outcome, failed=error is not None)
+        except UpdateFinishedTrialError:  # another worker took this one for dead
+            return None
+        finally:
+            self._close(outcome.number)
+        return self.storage.get_trial(trial._trial_id)
+
+    def _finish(self, trial: Trial, outcome: Outcome, *, failed: bool) -> None:
+        state: TrialState | None = TrialState.COMPLETE
+        values: Sequence[float] | None = outcome.values
+        if failed:
+            state, values = TrialState.FAIL, None
+        elif outcome.state == "diagnosed":
+            values = self._penalty(outcome) if self.only_complete else None
+            state = TrialState.COMPLETE if values else TrialState.PRUNED
+        elif outcome.state == "pruned":
+            state, values = TrialState.PRUNED, None
+        if self.only_complete and state == TrialState.COMPLETE:
+            trial.set_constraint("diagnosis", 1.0 if outcome.state == "diagnosed" else -1.0)
+        with quiet():
+            self.study.tell(trial.number, values, state=state, skip_if_finished=True)
+
+    def _fault(self, outcome: Outcome) -> str | None:
+        """Returns why an outcome has failed by itself."""
+        if outcome.state == "failed":
+            return outcome.error or "it failed and gave no reason"
+        if outcome.state == "complete":
+            if len(outcome.values) != len(self.maximize):
+                return f"{len(outcome.values)} values for {len(self.maximize)} metrics"
+            if any(math.isnan(value) for value in outcome.values):
+                return "the metric is not a number"
+        return None
+
+    def _attributes(self, outcome: Outcome, error: str | None) -> dict[str, Any]:
+        attributes: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
+        if outcome.verdicts:
+            attributes["verdicts"] = outcome.verdicts
+        if outcome.state == "diagnosed":
+            attributes["diagnosed"] = str((outcome.verdicts or [{}])[0].get("code", "diagnosed"))
+        if outcome.sd is not None:
+            attributes["sd"] = outcome.sd
+        return attributes | ({ERROR: error} if error else {})
+
+    def _penalty(self, outcome: Outcome) -> list[float] | None:
+        """Returns the worst that is known, for a sampler that would learn nothing from a pruned trial."""
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        columns = [[one.values[index] for one in complete] for index in range(len(self.maximize))]
+        columns[0] += list(outcome.reports.values())
+        finite = [[value for value in column if math.isfinite(value)] for column in columns]
+        if not all(finite):
+            return None
+        return [max(column, key=lambda v: worth(v, m)) for column, m in zip(finite, self.maximize, strict=True)]
+
+    def abandon(self, reason: str) -> int:
+        """Fails what is asked and not told, to be asked again; returns how many."""
+        numbers = list(self.open)
+        for number in numbers:
+            self._fail(number, reason)
+        self.enqueue_lost()
+        return len(numbers)
+
+    def _fail(self, number: int, reason: str) -> None:
+        self._lose(self.open[number]._trial_id, reason)
+        self._close(number)
+
+    def _lose(self, trial_id: int, reason: str) -> None:
+        try:
+            self.storage.set_trial_user_attr(trial_id, LOST, reason)
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            pass  # it was told, or failed by another worker, in the meantime
+
+    def _close(self, number: int) -> None:
+        self.lease.remove(self.open.pop(number)._trial_id)
+
+    # ---- rescue -----------------------------------------------------------------------------------------------------
+
+    def rescue(self) -> int:
+        """Fails the trials of dead workers and lets their points wait; returns how many there were."""
+        with quiet():
+            fail_stale_trials(self.study)
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in self.open and self._is_dead(trial):
+                self._lose(trial._trial_id, "its worker died")
+        return self.enqueue_lost()
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(WORKER)
+        living = alive(worker) if worker else None
+        if living is not None:
+            return not living
+        grace = GRACE * self.lease.interval
+        beat = trial.system_attrs.get(BEAT)
+        if beat is None and worker is not None:
+            return False  # the storage's own heartbeat tells
+        start = trial.datetime_start
+        now = datetime.now().timestamp()
+        return now - (beat if beat is not None else start.timestamp() if start else now) > grace
+
+    def enqueue_lost(self) -> int:
+        """Lets every point whose trial was cut off wait to be asked again, once; returns how many are new."""
+        trials = self.study.get_trials(deepcopy=False)
+        origins = {trial.user_attrs.get(ORIGIN) for trial in trials}
+        lost = [
+            trial
+            for trial in trials
+            if trial.state == TrialState.FAIL
+            and ERROR not in trial.user_attrs
+            and trial.user_attrs.get(LOST) != DOUBLE
+            and f"retry of {trial.number}" not in origins
+            and trial.params
+            and int(trial.user_attrs.get(ATTEMPT, 0)) < self.retries
+        ]
+        for trial in lost:
+            first = int(trial.user_attrs.get(FIRST, trial.number))
+            attributes = {FIRST: first, ATTEMPT: int(trial.user_attrs.get(ATTEMPT, 0)) + 1}
+            system = {name: trial.system_attrs[name] for name in GRID if name in trial.system_attrs}
+            self.enqueue(trial.params, f"retry of {trial.number}", attributes, system)
+        return len(lost)
+
+    def enqueue(
+        self,
+        params: Mapping[str, Any],
+        origin: str,
+        attributes: Mapping[str, Any] | None = None,
+        system: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Lets a point wait to be asked, unless one of the same origin is known."""
+        if any(one.user_attrs.get(ORIGIN) == origin for one in self.study.get_trials(deepcopy=False)):
+            return
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                user_attrs={ORIGIN: origin, **(attributes or {})},
+                system_attrs={"fixed_params": dict(params), **(system or {})},
+            )
+        )
+
+    def counts(self) -> Counts:
+        """Counts the trials."""
+        trials = self.study.get_trials(deepcopy=False)
+        states = [trial.state for trial in trials]
+        failed = sum(one.state == TrialState.FAIL and ERROR in one.user_attrs for one in trials)
+        finished = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) + failed
+        running = states.count(TrialState.RUNNING) - len(self.open)
+        return Counts(finished, running, states.count(TrialState.WAITING))

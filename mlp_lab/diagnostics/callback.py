@@ -137,9 +137,10 @@ class Diagnostics(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measures what there is before clipping and before the step."""
-        self._check.on_before_optimizer_step(trainer, pl_module, optimizer)
         if self._probe is not None:
             self._probe.before_step(trainer, optimizer)
+        norm = self._probe.gradient_norm if self._probe is not None else None
+        self._check.on_before_optimizer_step(trainer, pl_module, optimizer, norm)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

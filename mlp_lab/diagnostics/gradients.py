@@ -12,7 +12,7 @@ Symbols: B rows of a batch, H width of a layer, L hidden layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,14 +104,15 @@ def update_ratios(before: Sequence[Tensor], after: Sequence[Tensor], *, members:
     Returns:
         `update/ratio/{l}` (..., L + 1), NaN where ‖W_l‖ = 0.
     """
-    # One float32 subtraction is exact to rounding; of anything shorter it would not be.
-    changes = [
-        new - old if old.dtype.itemsize >= 4 else widen(new) - widen(old)
-        for old, new in zip(before, after, strict=True)
-    ]
-    squares = squared_norms([*changes, *before], members)  # (..., 2 (L + 1))
-    moved, size = squares.sqrt().chunk(2, -1)
-    return {"update/ratio/{l}": ratio(moved, size)}
+    norms = squared_norms(_changes_and_weights(before, after), members).sqrt()  # (..., 2 (L + 1))
+    return {"update/ratio/{l}": ratio(norms[..., 0::2], norms[..., 1::2])}
+
+
+def _changes_and_weights(before: Sequence[Tensor], after: Sequence[Tensor]) -> Iterator[Tensor]:
+    for old, new in zip(before, after, strict=True):
+        # One float32 subtraction is exact to rounding; of anything shorter it would not be.
+        yield new - old if old.dtype.itemsize >= 4 else widen(new) - widen(old)
+        yield old
 
 
 # ---- signal ---------------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def signal(sums: SignalSums, *, scale: float | Tensor = 1.0) -> Values:
     """
     widths = torch.tensor([mean.shape[-1] for mean in sums.means], dtype=sums.spread.dtype, device=sums.spread.device)
     entries = sums.rows.unsqueeze(-1) * widths  # (..., L)
-    levels = torch.stack([squared_norm(mean, sums.rows.dim()) for mean in sums.means], -1)  # (..., L)
+    levels = torch.stack([torch.linalg.vecdot(mean, mean) for mean in sums.means], -1)  # (..., L)
     squares = (sums.spread + sums.rows.unsqueeze(-1) * levels) / entries  # (..., L)
     delta = sums.delta.sqrt()  # (..., L + 1)
     # Each factor is a quotient of one link of the chain and the link before it, from the head's side.

@@ -7,7 +7,7 @@ sums the rows of a matrix and float64 adds them up, in a third of the time that 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -37,17 +37,29 @@ def squared_norm(tensor: Tensor, members: int = 0) -> Tensor:
     return squared_norms([tensor], members)[..., 0]
 
 
-def squared_norms(tensors: Sequence[Tensor], members: int = 0) -> Tensor:
+def squared_norms(tensors: Iterable[Tensor], members: int = 0) -> Tensor:
     """Returns Σ x² of each tensor over all but its first `members` dimensions, (..., tensors), in float64.
+
+    Each is summed as it comes, so that a generator's tensor is still in the cache.
 
     >>> squared_norms([torch.ones(2, 9), torch.full((4,), 2.0)]).tolist()
     [18.0, 16.0]
     """
-    if not tensors:
-        return torch.zeros(0, dtype=torch.float64)
-    if members == 0 and all(one.dtype == torch.float32 and one.device.type == "cpu" for one in tensors):
-        return _by_rows(tensors)  # on other devices reading its sums would wait
-    return torch.stack([_exact(tensor, members) for tensor in tensors], -1)
+    kept: list[Tensor] = []
+    rows: list[Tensor] = []
+    for tensor in tensors:
+        kept.append(tensor)
+        if members == 0 and _simple(tensor):
+            norms = torch.linalg.vector_norm(tensor.detach(), dim=-1 if tensor.dim() else None)
+            rows.append(norms.reshape(-1))
+    if kept and len(rows) == len(kept):
+        return _total(kept, rows)
+    return torch.stack([_exact(one, members) for one in kept], -1) if kept else torch.zeros(0, dtype=torch.float64)
+
+
+def _simple(tensor: Tensor) -> bool:
+    """Whether float32 may sum the rows; on other devices reading the sums, to check them, would wait."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 def _exact(tensor: Tensor, members: int) -> Tensor:
@@ -56,11 +68,12 @@ def _exact(tensor: Tensor, members: int) -> Tensor:
     return square
 
 
-def _by_rows(tensors: Sequence[Tensor]) -> Tensor:
-    """Returns Σ x² of float32 tensors on the CPU; those that float32 cannot hold are summed again in float64."""
-    norms = [torch.linalg.vector_norm(one.detach(), dim=-1 if one.dim() else None).reshape(-1) for one in tensors]
+def _total(tensors: list[Tensor], norms: list[Tensor]) -> Tensor:
+    """Returns Σ x² from the norms of all rows; what float32 could not hold is summed again in float64."""
     lengths = torch.tensor([len(one) for one in norms])
-    squares = torch.segment_reduce(torch.cat(norms).double().square_(), "sum", lengths=lengths, unsafe=True, initial=0)
+    squares: Tensor = torch.segment_reduce(
+        torch.cat(norms).double().square_(), "sum", lengths=lengths, unsafe=True, initial=0
+    )
     for place, square in enumerate(squares.tolist()):
         if not LEAST_SQUARE < square < math.inf:  # a NaN, too
             squares[place] = _exact(tensors[place], 0)

@@ -17,6 +17,7 @@ several processes all of them stop at the same step: gradients are equal on all 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,14 +68,28 @@ class FiniteCheck:
         """Keeps the batch till its step has been found good."""
         self._batches.append((batch_idx, batch))
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        optimizer: Optimizer,
+        norm: Tensor | None = None,
+    ) -> None:
         """Looks at the gradients, unless a gradient scaler may have let them overflow.
+
+        Args:
+            trainer: The trainer that takes the step.
+            module: Its module.
+            optimizer: The one whose gradients are looked at.
+            norm: Of all gradients, where it has just been measured: where it is finite, they are.
 
         Raises:
             NonFiniteError: One is not finite.
         """
         self._stepped = True
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        if norm is not None and self._flags is None and math.isfinite(norm.item()):
             return
         gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
         guarded = self._flags is not None and self._flags.guard(optimizer, gradients)

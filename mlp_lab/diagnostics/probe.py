@@ -82,6 +82,11 @@ class StepProbe:
         if "updates" in self.groups:
             self._before = [linear.weight.detach().clone() for linear in self.mlp.linears]
 
+    @property
+    def gradient_norm(self) -> Tensor | None:
+        """The norm of all gradients of the step, once it is measured."""
+        return self._values.get("grad/norm")
+
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer) -> Values | None:
         """Returns the values of the step, or None where the loss scaler has skipped it; a collective call under DDP."""

@@ -21,6 +21,7 @@ from mlp_lab.diagnostics.capture import Capture, eager, find_mlp
 from mlp_lab.errors import UserError
 from mlp_lab.model.activations import ACTIVATIONS, derivative
 from mlp_lab.model.mlp import MLP, NORMS, Block
+from tests.diagnostics.fits import hooks
 
 CLOSE: dict[str, float] = {"rtol": 1e-10, "atol": 1e-13}
 WIDTHS = [6, 6, 5, 5]  # with 6 inputs, blocks 1, 2 and 4 can have skips
@@ -136,10 +137,6 @@ def test_the_chain_rule_holds_between_them(activation: str) -> None:
                 assert torch.equal(layer.epsilon, layer.delta)
             if not training or not dropout:
                 assert torch.equal(layer.rho, layer.grad_a)
-
-
-def hooks(module: nn.Module) -> int:
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
 
 def test_hooks_last_as_long_as_the_capture() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import lightning as L
 import pytest
 import torch
 
-from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.passes import UnitPass
 from mlp_lab.model.mlp import MLP
-from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
+from tests.diagnostics.fits import build, fit, load
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
@@ -22,32 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*scheduler.step.*before .optimizer.step"),
 ]
 ROOT = Path(__file__).parents[2]
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-    "num_sanity_val_steps": 0,
-    "logger": False,
-}
-
-
-def load(**settings: Any) -> TabularDataModule:
-    return TabularDataModule(**{"dataset": "digits", "batch_size": 64, "verbose": False, "seed": 0, **settings})
-
-
-def build(data: TabularDataModule, **settings: Any) -> MLPModule:
-    torch.manual_seed(0)
-    return MLPModule(data.spec_dict, **{"width": 16, "depth": 3, **settings})
-
-
-def fit(module: L.LightningModule, data: Any, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    trainer = L.Trainer(**{**QUIET, "max_epochs": 1, "callbacks": list(callbacks), **options})
-    if isinstance(data, L.LightningDataModule):
-        trainer.fit(module, datamodule=data)
-    else:
-        trainer.fit(module, *data)
-    return trainer
 
 
 @pytest.mark.parametrize("probe", ["val", "train"])

@@ -65,7 +65,7 @@ def _value(word: str | None) -> str:
 
 
 def _check_config(path: Path) -> None:
-    content = _read(path)
+    content = read_yaml(path)
     if content is None:
         raise UserError(f"--config: {path} is empty; it should hold keys such as `model:`")
     if not isinstance(content, dict):
@@ -78,7 +78,12 @@ def _check_config(path: Path) -> None:
             raise UserError(f"{name}: {section!r} in {path} is not a group of keys; write them below it, indented")
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Returns the content of a YAML file.
+
+    Raises:
+        UserError: It is missing, unreadable, no YAML, or says a key twice.
+    """
     if path.is_dir():
         raise UserError(f"--config: {path} is a directory; give a YAML file")
     if not path.is_file():

@@ -14,6 +14,7 @@ COMMANDS = {
     "test": "Measure a run on its test rows (--run RUN_DIR).",
     "predict": "Write predictions.csv for the test rows or for new rows (--run RUN_DIR --data.path FILE).",
     "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
+    "sweep": "Search the keys of a config (--config SWEEP.yaml), and keep every trial.",
 }
 USAGE_ERROR = 2
 INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
@@ -31,6 +32,7 @@ def usage() -> str:
         "  python -m mlp_lab fit --config configs/digits.yaml --model.depth 4\n"
         "  python -m mlp_lab test --run runs/digits/latest\n"
         "  python -m mlp_lab fit --config configs/tabular.yaml --data.path my.csv --data.target price\n"
+        "  python -m mlp_lab sweep --config sweeps/digits.yaml --trials 64\n"
     )
 
 
@@ -56,9 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             guess = nearest(command, COMMANDS)
             hint = f"; did you mean {guess!r}?" if guess else ""
             raise UserError(f"{command!r} is not a command{hint} (accepted: {', '.join(COMMANDS)})")
-        from mlp_lab.cli.commands import run
+        if command == "sweep":
+            from mlp_lab.cli.sweep import sweep
 
-        run(command, arguments[1:])
+            sweep(arguments[1:])
+        else:
+            from mlp_lab.cli.commands import run
+
+            run(command, arguments[1:])
     except SystemExit as stop:  # a command's --help
         if stop.code:
             raise

@@ -143,7 +143,7 @@ class Progress:
         self.told += 1
         values = " ".join(f"{value:>10.4g}" for value in trial.values or []) or f"{'–':>10}"
         star = " *" if self._is_best(trial) else "  "
-        epochs = f"{trial.user_attrs.get('epochs', 0):>4} epochs"
+        epochs = _counted(int(trial.user_attrs.get("epochs", 0)))
         state = state_of(trial)
         words = {"complete": "", "failed": f"failed: {trial.user_attrs.get('error')}"}.get(state, state)
         if state == "diagnosed":
@@ -172,6 +172,10 @@ class Progress:
             if self.budget and finished < self.budget:
                 parts.append(f"{_duration((self.budget - finished) / rate)} left")
         self.show(", ".join(parts))
+
+
+def _counted(epochs: int) -> str:
+    return f"{epochs:>4} epoch{'s' if epochs != 1 else ' '}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,213 @@
+"""`sweep`: a search over the keys of a config. Its help and its own mistakes need no heavy import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mlp_lab.cli.configs import config_first, read_yaml
+from mlp_lab.errors import UserError, nearest
+from mlp_lab.sweep.settings import StudySettings, SweepSettings
+
+if TYPE_CHECKING:
+    from mlp_lab.cli.trial import TrialBuilder
+    from mlp_lab.sweep.space import Space
+
+HELP = """usage: python -m mlp_lab sweep --config SWEEP.yaml [--trials N] [--KEY VALUE ...]
+
+Search the keys of a config: ask Optuna for points, train them together, keep every trial.
+The same command goes on with a sweep that was interrupted; more --trials go on with a finished one.
+
+keys of the sweep (in its YAML, or as flags):
+  base FILE            the config that every trial starts from
+  trials N             trials to finish; what is cut off is trained again and does not count
+  minutes M            no batch begins later than this, instead or beside
+  backend NAME         population (trained together, the default) or serial
+  population N         trials asked and trained together (16)
+  seeds N              runs per trial, whose mean is its value (1)
+  seed N               seed of the sampler, and of the first run (0)
+  space                config key -> range, in the YAML only:
+                         {type: int, low: 1, high: 6, step: 1}    or log: true
+                         {type: float, low: 1.0e-4, high: 1.0e-1, log: true}
+                         {type: categorical, choices: [relu, tanh]}
+                         each with `when: {model.depth: ">2"}`, or `per_layer: true`
+  enqueue              points to try first, in the YAML only: [{model.depth: 2}]
+  diagnosis.prune      verdicts that end a trial: [nonfinite, dead_units]
+  study.name NAME      written to runs/sweeps/NAME
+  study.metric KEY     val/loss, val/accuracy, ...; a list is a search for the Pareto front
+  study.direction WAY  minimize or maximize (what is better for the metric)
+  study.sampler NAME   tpe, gp, random, grid, qmc, cmaes, or the path of an Optuna class
+  study.pruner NAME    asha, hyperband, median or none
+                       both also {name: NAME, ARGUMENT: VALUE}
+  study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB (study.db)
+  study.retries N      how often a trial that was cut off is trained again (2)
+  study.heartbeat S    seconds between a worker's signs of life (15)
+
+options:
+  --storage URL        short for --study.storage
+  --run.dir DIR        write there instead of runs/sweeps/NAME
+  --KEY VALUE          any key of the base config, for every trial: --trainer.max_epochs 5
+
+It writes study.db, trials.csv and best.yaml, which `fit --config` trains.
+Watch it: optuna-dashboard sqlite:///runs/sweeps/NAME/study.db
+"""
+SHORT = {"storage": "study.storage"}
+NESTED = ("study", "diagnosis")
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Runs the command with its arguments.
+
+    Raises:
+        UserError: A mistake in the sweep, in its space, or in the base config; nothing is written then.
+        KeyboardInterrupt: It was interrupted; finished trials are kept.
+    """
+    if any(word in ("-h", "--help") for word in arguments):
+        print(HELP, end="")
+        return
+    content, rest, directory = read_sweep(arguments)
+    settings = SweepSettings.read(content)
+    if settings.backend == "slurm":
+        raise UserError("backend: slurm is not available yet; use population or serial, one worker per node")
+    from mlp_lab.cli.commands import quieten
+    from mlp_lab.cli.trial import TrialBuilder, build_backend
+    from mlp_lab.sweep.search import run_sweep
+    from mlp_lab.sweep.space import Space
+
+    quieten()
+    Space.read(settings.space)  # its mistakes are told before the data is read
+    for name in settings.space:
+        if f"--{name}" in {word.partition("=")[0] for word in rest}:
+            raise UserError(f"--{name}: the space searches it; leave the flag out, or take the key out of the space")
+    builder = TrialBuilder(rest)
+    space = Space.read(settings.space, depth=builder.depth)
+    check_space(builder, settings, space)
+    run_sweep(settings, space, build_backend(settings, builder), directory, base=builder.config)
+    print(directory)
+
+
+def read_sweep(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str], Path]:
+    """Returns a sweep's content with the flags applied, the arguments for the base config, and the directory.
+
+    Raises:
+        UserError: There is no sweep file, or it is not readable, or a flag has no value.
+    """
+    words = config_first(["sweep", *arguments])[1:]
+    files = [value for flag, value in pairwise(words) if flag == "--config"]
+    if len(files) != 1:
+        raise UserError("--config: name one sweep, such as sweeps/digits.yaml (its `base` names the config)")
+    path = Path(files[0])
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"--config: {path} is no sweep; it should hold `base:`, `trials:` and `space:`")
+    if "space" not in content and ("model" in content or "trainer" in content):
+        raise UserError(f"--config: {path} is the config of one run; a sweep names it as its `base`")
+    flags, rest = _split(words[2:])
+    for key, value in flags.items():
+        _put(content, key, value)
+    directory = rest.pop("--run.dir", None)
+    study = content.get("study") if isinstance(content.get("study"), dict) else {}
+    name = str((study or {}).get("name") or path.stem)
+    if isinstance(content.get("study") or {}, dict):
+        content["study"] = {**(content.get("study") or {}), "name": name}
+    base = ["--config", str(_base(path, content.get("base")))] if content.get("base") else []
+    words = [word for flag, value in rest.items() for word in ((flag, value) if value is not None else (flag,))]
+    return content, [*base, *words], Path(directory) if directory else Path("runs") / "sweeps" / name
+
+
+def _split(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """Parts the flags of the sweep from those of the base config."""
+    known = {one.name for one in fields(SweepSettings)} - {"space", "enqueue", "base", *NESTED}
+    own: dict[str, Any] = {}
+    rest: dict[str, str | None] = {}
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        flag, equals, value = word.partition("=")
+        given: str | None = value if equals else None
+        if not equals and remaining and not remaining[0].startswith("--"):
+            given = remaining.pop(0)
+        key = SHORT.get(flag.removeprefix("--"), flag.removeprefix("--"))
+        if not flag.startswith("--"):
+            raise UserError(f"{word}: unexpected word; keys begin with --")
+        if key in known or key.partition(".")[0] in NESTED:
+            if given is None:
+                raise UserError(f"{flag}: no value is given")
+            own[key] = _value(flag, given)
+        else:
+            if "." not in key and (guess := nearest(key, [*known, *SHORT])) and key != "seed_everything":
+                raise UserError(f"{flag}: no such key; did you mean --{guess}?")
+            rest[flag] = given
+    return own, rest
+
+
+def _value(flag: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{flag}: {text!r} is not YAML") from error
+
+
+def _put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Sets a dotted key; an argument of a sampler or pruner turns its name into a group."""
+    group: Any = content
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = group.get(parent)
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        elif inner is None:
+            default = getattr(StudySettings, parent, None) if group is not content else None
+            inner = {"name": default.name} if default is not None else {}
+        elif not isinstance(inner, dict):
+            raise UserError(f"{parent}: {inner!r} is not a group of keys; write them below it, indented")
+        group[parent] = group = inner
+    group[last] = value
+
+
+def _base(sweep_file: Path, base: object) -> Path:
+    """Finds the base config from here, or beside the sweep file, or beside its folder."""
+    if not isinstance(base, str):
+        raise UserError(f"base: {base!r} is not accepted; use the path of a config")
+    folders = [Path(), sweep_file.resolve().parent, sweep_file.resolve().parents[1]]
+    found = [folder / base for folder in folders if (folder / base).is_file()]
+    if not found:
+        raise UserError(f"base: there is no file {base} (looked from {Path.cwd()} and from {sweep_file})")
+    return found[0]
+
+
+def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) -> None:
+    """Tries what the base config says of every end and every choice of the space, before anything is written.
+
+    Raises:
+        UserError: A key that the config does not have, a value that it does not take, a metric that no run logs, a
+            verdict that does not exist.
+    """
+    from mlp_lab.diagnostics.verdicts import CODES
+    from mlp_lab.errors import unknown
+
+    for code in settings.diagnosis.prune:
+        if code not in CODES:
+            raise unknown("diagnosis.prune", code, CODES)
+    for metric in settings.study.metric:
+        if metric not in builder.metrics:
+            raise unknown("study.metric", metric, builder.metrics)
+    for key in space.canonical():
+        if key.partition(".")[0] in ("run", "checkpoint", "seed_everything"):
+            raise UserError(f"space.{key}: it says where and how a run is kept, not how it learns; search another key")
+    for point in space.examples():
+        try:
+            builder.check(point)
+        except UserError as error:
+            raise _placed(error, point) from error
+
+
+def _placed(error: UserError, point: Mapping[str, object]) -> UserError:
+    """Says of a mistake in a searched key that it is in the space."""
+    key = str(error).partition(":")[0]
+    return UserError(f"space.{error}") if key in point else error

@@ -1,0 +1,171 @@
+"""A trial from the base config and a point's settings, through the parser of `fit`, so that every check is the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+
+from mlp_lab.cli.bench import BenchCLI
+from mlp_lab.cli.checks import check_config
+from mlp_lab.cli.runs import expand
+from mlp_lab.data.module import TensorDataModule
+from mlp_lab.errors import UserError
+from mlp_lab.model.tasks import SCORES
+from mlp_lab.sweep.population import Together
+from mlp_lab.sweep.runs import Backend
+from mlp_lab.sweep.serial import Alone, Run
+from mlp_lab.sweep.settings import SweepSettings
+from mlp_lab.training.module import MLPModule
+
+QUIET = {
+    "logger": False,
+    "callbacks": None,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+class BaseCLI(BenchCLI):
+    """The base config with its data and its model, but no trainer; the split and the batches are those of its seed.
+
+    Trials differ in the seed of their weights. Without a `data.seed` each would have validation rows of its own, and
+    their scores could not be compared.
+    """
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        """Parses, and gives the data a seed of their own where they have none."""
+        super().parse_arguments(parser, args)
+        self.fix_data_seed(self.config)
+
+    def fix_data_seed(self, config: Any) -> None:
+        """Sets `data.seed` to the base config's seed, unless it is set."""
+        arguments = config.data.init_args
+        if arguments.get("seed") is None:
+            seed = config.seed_everything
+            arguments["seed"] = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Builds none: every trial has its own."""
+        return None  # type: ignore[return-value]
+
+
+class TrialBuilder:
+    """Builds what a trial trains.
+
+    Args:
+        arguments: `--config BASE` and flags, as for `fit`.
+
+    Raises:
+        UserError: A mistake in them.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._invocation = expand("summary", arguments)
+        self._cli = BaseCLI(self._invocation, run=False)
+        self._base = copy.deepcopy(self._cli.config)
+        self._data: dict[str, TensorDataModule] = {_key(self._base.data): self.data}
+
+    @property
+    def data(self) -> TensorDataModule:
+        """The data of the base config."""
+        data = self._cli.datamodule
+        assert isinstance(data, TensorDataModule)
+        return data
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The base config, whole, in plain types."""
+        return self._cli.resolved_config()
+
+    @property
+    def depth(self) -> int:
+        """Hidden layers of the base config."""
+        return int(self._base.model.depth)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The validation metrics that every run logs."""
+        return [f"val/{name}" for name in ("loss", *SCORES[self.data.spec.task])]
+
+    def parse(self, settings: Mapping[str, object]) -> Any:
+        """Returns the parser's namespace for the base config with a point's settings.
+
+        Raises:
+            UserError: The config has no such key, or does not take the value.
+        """
+        words = [f"--{key}={_word(value)}" for key, value in settings.items()]
+        config = self._cli.parser.parse_args([*self._invocation.arguments[1:], *words])
+        self._cli.fix_data_seed(config)
+        check_config("fit", config)
+        return config
+
+    def check(self, settings: Mapping[str, object]) -> None:
+        """Tries the settings without training.
+
+        Raises:
+            UserError: They do not fit the config, the model or the data.
+        """
+        config = self.parse(settings)
+        if _key(config.data) == _key(self._base.data):
+            MLPModule(self.data.spec_dict, **_plain(config.model))
+
+    def build(self, settings: Mapping[str, object], seed: int) -> Run:
+        """Builds module, data and the trainer's settings, seeded as `fit` seeds them.
+
+        Raises:
+            UserError: They do not fit together.
+        """
+        config = self.parse(settings)
+        data = self._data_of(config)
+        L.seed_everything(seed, workers=True, verbose=False)
+        module = MLPModule(data.spec_dict, **_plain(config.model))
+        trainer = {**config.trainer.as_dict(), **QUIET}
+        stop, diagnostics = _plain(config.early_stopping), _plain(config.diagnostics)
+        return Run(module=module, data=data, trainer=trainer, early_stopping=stop, diagnostics=diagnostics)
+
+    def _data_of(self, config: Any) -> TensorDataModule:
+        """Returns the data of a config; the last ones are kept, for most trials share them."""
+        key = _key(config.data)
+        if key not in self._data:
+            built = self._cli.parser.instantiate_classes(config).data
+            assert isinstance(built, TensorDataModule)
+            self._data = {_key(self._base.data): self.data, key: built}
+        return self._data[key]
+
+
+def build_backend(settings: SweepSettings, builder: TrialBuilder) -> Backend:
+    """Returns who trains a sweep's trials."""
+    from mlp_lab.sweep.search import default_directions
+
+    directions = settings.study.direction or default_directions(settings.study.metric)
+    common: dict[str, Any] = {
+        "metrics": settings.study.metric,
+        "maximize": tuple(direction == "maximize" for direction in directions),
+        "seeds": settings.seeds,
+        "prune": settings.diagnosis.prune,
+    }
+    if settings.backend == "serial" or settings.population == 1:
+        return Alone(builder, **common)
+    if settings.backend != "population":
+        raise UserError(f"backend: {settings.backend} is not available yet; use population or serial")
+    return Together(builder, batch=settings.population, **common)
+
+
+def _word(value: object) -> str:
+    """Writes a value as a flag; text stays as it is."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _key(data: Any) -> str:
+    return json.dumps(_plain(data), sort_keys=True, default=str)
+
+
+def _plain(namespace: Any) -> dict[str, Any]:
+    """Returns a group of the parser's namespace as a dict, without what is linked."""
+    values = namespace.as_dict() if hasattr(namespace, "as_dict") else dict(vars(namespace))
+    return {key: value for key, value in values.items() if key != "spec"}

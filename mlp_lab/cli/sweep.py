@@ -80,14 +80,18 @@ def sweep(arguments: Sequence[str]) -> None:
     from mlp_lab.sweep.space import Space
 
     quieten()
-    Space.read(settings.space)  # its mistakes are told before the data is read
+    check_study(settings, Space.read(settings.space))  # their mistakes are told before the data is read
     for name in settings.space:
         if f"--{name}" in {word.partition("=")[0] for word in rest}:
             raise UserError(f"--{name}: the space searches it; leave the flag out, or take the key out of the space")
     builder = TrialBuilder(rest)
     space = Space.read(settings.space, depth=builder.depth)
     check_space(builder, settings, space)
-    run_sweep(settings, space, build_backend(settings, builder), directory, base=builder.config)
+    backend = build_backend(settings, builder)
+    unheard = [code for code in settings.diagnosis.prune if code != "nonfinite"]
+    if unheard and backend.batch > 1:
+        print(f"trained together, trials end at nonfinite alone; {', '.join(unheard)} need --backend serial")
+    run_sweep(settings, space, backend, directory, base=builder.config)
     print(directory)
 
 
@@ -179,6 +183,20 @@ def _base(sweep_file: Path, base: object) -> Path:
     if not found:
         raise UserError(f"base: there is no file {base} (looked from {Path.cwd()} and from {sweep_file})")
     return found[0]
+
+
+def check_study(settings: SweepSettings, space: Space) -> None:
+    """Tries whether sampler and pruner can be built.
+
+    Raises:
+        UserError: They cannot.
+    """
+    from mlp_lab.sweep.pruning import Nothing, build_judge
+    from mlp_lab.sweep.samplers import sampler_maker
+
+    study = settings.study
+    sampler_maker(study.sampler, space, settings.seed, objectives=len(study.metric))
+    build_judge(study.pruner, Nothing(), maximize=False)
 
 
 def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) -> None:

@@ -17,7 +17,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import SCORES
 from mlp_lab.sweep.population import Together
 from mlp_lab.sweep.runs import Backend
-from mlp_lab.sweep.serial import Alone, Run
+from mlp_lab.sweep.serial import DECADES, Alone, Run
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.training.module import MLPModule
 
@@ -89,8 +89,8 @@ class TrialBuilder:
 
     @property
     def metrics(self) -> list[str]:
-        """The validation metrics that every run logs."""
-        return [f"val/{name}" for name in ("loss", *SCORES[self.data.spec.task])]
+        """The validation metrics that every run logs, and the one of the diagnostics."""
+        return [*(f"val/{name}" for name in ("loss", *SCORES[self.data.spec.task])), DECADES]
 
     def parse(self, settings: Mapping[str, object]) -> Any:
         """Returns the parser's namespace for the base config with a point's settings.
@@ -153,6 +153,8 @@ def build_backend(settings: SweepSettings, builder: TrialBuilder) -> Backend:
         return Alone(builder, **common)
     if settings.backend != "population":
         raise UserError(f"backend: {settings.backend} is not available yet; use population or serial")
+    if DECADES in settings.study.metric:
+        raise UserError(f"study.metric: {DECADES} is measured by a run's own diagnostics; use backend: serial")
     return Together(builder, batch=settings.population, **common)
 
 

@@ -56,9 +56,9 @@ class Members(L.Callback):
         names = [name.partition("/")[2] for name in self.backend.metrics]
         for place, number in enumerate(pl_module.numbers):
             course = self.courses[number // seeds][number % seeds]
-            if course.state == "complete" and number not in pl_module.failed and course.epochs == epoch - 1:
+            if course.state == "complete" and number not in pl_module.failed and not course.over:
                 course.reports[epoch] = [pl_module.scores[number][name] for name in names]
-                course.epochs = epoch + (0 if active[place] else 10**9)  # a member's own stop: this was its last
+                course.epochs, course.over = epoch, not active[place]  # by early stopping
         self._note_failures(pl_module)
         if epoch in self.rungs:
             self._decide(epoch, pl_module)
@@ -168,8 +168,6 @@ class Together(Alone):
         def end(trial: int) -> None:
             if trial not in told:
                 told.add(trial)
-                for course in courses[trial]:
-                    course.epochs %= 10**9
                 tell(self.outcome(points[trial].number, courses[trial], time.monotonic() - start))
 
         rungs = judge.rungs(int(first.trainer.get("max_epochs") or 0))

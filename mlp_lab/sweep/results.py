@@ -23,6 +23,7 @@ from mlp_lab.sweep.space import Space
 from mlp_lab.training.tracking import write_text
 
 TOP = 5  # rows of the closing table
+WIDE = 160  # columns of a table that is written to a file
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
@@ -192,6 +193,8 @@ def _duration(seconds: float) -> str:
 def print_top(study: Study, space: Space, metrics: Sequence[str], console: Console | None = None) -> None:
     """Prints the five best trials, or the Pareto front."""
     console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
     best = best_trials(study)
     if not best:
         console.print("no trial was trained to its end")

@@ -19,6 +19,10 @@ from mlp_lab.sweep.runs import Judge, Outcome, Point, State
 from mlp_lab.training.checkpoints import EarlyStop
 from mlp_lab.training.module import MLPModule
 
+DECADES = "signal/decades"
+"""A metric of the diagnostics: by how many powers of ten the gradient shrinks or grows from the last hidden layer to
+the first, |`signal/span`| when it was last measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -72,6 +76,8 @@ class Course:
     """The diagnosis."""
     epochs: int = 0
     """Epochs trained."""
+    over: bool = False
+    """Whether it has stopped by itself, where others of its batch go on."""
     error: str | None = None
     """Why it failed."""
 
@@ -103,12 +109,18 @@ class Watch(L.Callback):
         if trainer.sanity_checking:
             return
         epoch = trainer.current_epoch + 1
-        values = [float(trainer.callback_metrics[name]) for name in self.metrics]
+        values = [self._value(trainer, name) for name in self.metrics]
         self.course.reports[epoch] = values
         if any(one.code in self.prune for one in self.diagnostics.verdicts):
             self.course.state, trainer.should_stop = "diagnosed", True
         elif self.decide(epoch, values[0]):
             self.course.state, trainer.should_stop = "pruned", True
+
+    def _value(self, trainer: L.Trainer, name: str) -> float:
+        if name != DECADES:
+            return float(trainer.callback_metrics[name])
+        spans = [one.values["signal/span"] for one in self.diagnostics.evidence.steps if "signal/span" in one.values]
+        return abs(spans[-1]) if spans else math.nan
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts the epochs."""

@@ -180,9 +180,10 @@ def _typed(key: str, known: Any, value: Any) -> Any:
     if kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool)):
         raise UserError(f"{key}: {value!r} is not accepted; use an integer")
     if kind.startswith("float"):
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UserError(f"{key}: {value!r} is not accepted; use a number")
-        return float(value)
+        try:
+            return float("" if isinstance(value, bool) else value)  # YAML takes 1e-3 for text
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{key}: {value!r} is not accepted; use a number") from error
     if kind.startswith("str") and not isinstance(value, str):
         raise UserError(f"{key}: {value!r} is not accepted; use text")
     return value

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlp_lab.sweep.population import Together, group_key
+from mlp_lab.sweep.pruning import Asha, Nothing
+from mlp_lab.sweep.runs import Outcome, Point
+from mlp_lab.sweep.serial import Alone
+from tests.sweep.digits import Digits
+
+ONE: dict[str, Any] = {"metrics": ["val/loss"], "maximize": [False]}
+MIXED: list[dict[str, object]] = [
+    {"depth": 1, "width": 16},
+    {"depth": 3, "width": 24, "activation": "tanh", "dropout": 0.25},
+    {"depth": 0, "lr": 0.1},
+    {"depth": 2, "width": 8, "optimizer": "sgd", "lr": 0.3},
+]
+
+
+def train(backend: Alone, settings: list[dict[str, object]], judge: Any = None) -> dict[int, Outcome]:
+    told: list[Outcome] = []
+    points = [Point(number=number, seed=number, settings=one) for number, one in enumerate(settings)]
+    backend.train(points, judge or Asha(history=Nothing(), min_epochs=99), told.append)
+    assert len({one.number for one in told}) == len(told) == len(settings)
+    return {one.number: one for one in told}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_together_is_as_alone(seeds: int) -> None:
+    builder = Digits(precision="64-true")
+    alone = train(Alone(builder, seeds=seeds, **ONE), MIXED)
+    together = train(Together(builder, batch=4, seeds=seeds, **ONE), MIXED)
+    for number, one in alone.items():
+        other = together[number]
+        assert (other.state, other.epochs) == (one.state, one.epochs)
+        # float64, 36 steps: sums in another order; validation losses are stored as float32 where trained alone
+        assert other.values == pytest.approx(one.values, rel=1e-6)
+        assert other.reports == pytest.approx(one.reports, rel=1e-6)
+        assert other.sd == (one.sd if one.sd is None else pytest.approx(one.sd, rel=1e-4))
+
+
+def test_the_judge_cuts_the_whole_batch_at_once() -> None:
+    settings: list[dict[str, object]] = [{"lr": 0.01}, {"lr": 1e-5}, {"lr": 0.02}, {"lr": 1e-6}]
+    told = train(Together(Digits(), batch=4, **ONE), settings, Asha(history=Nothing(), reduction=2))
+    assert [told[number].state for number in range(4)] == ["complete", "pruned", "pruned", "pruned"] or [
+        told[number].state for number in range(4)
+    ] == ["pruned", "pruned", "complete", "pruned"]
+    assert sorted(one.epochs for one in told.values()) in ([1, 1, 2, 3], [2, 2, 2, 3])
+
+
+def test_what_is_not_finite_ends_and_the_others_go_on() -> None:
+    settings: list[dict[str, object]] = [{}, {"optimizer": "sgd", "lr": 1e30}, {"lr": 0.02}]
+    healthy = train(Together(Digits(), batch=2, **ONE), [settings[0], {}, settings[2]])
+    told = train(Together(Digits(), batch=3, prune=["nonfinite"], **ONE), settings)
+    assert [told[number].state for number in range(3)] == ["complete", "diagnosed", "complete"]
+    assert told[1].verdicts[0]["code"] == "nonfinite"
+    assert told[0].values == pytest.approx(healthy[0].values, rel=1e-3)
+    alone = train(Together(Digits(), batch=1, **ONE), [settings[1]])
+    assert alone[0].state == "failed"  # even where nobody is left
+
+
+def test_what_cannot_be_stacked_is_trained_alone() -> None:
+    told = train(Together(Digits(), batch=3, **ONE), [{}, {"optimizer": "rmsprop"}, {"activation": "rellu"}])
+    assert [told[number].state for number in range(3)] == ["complete", "complete", "failed"]
+
+
+def test_points_are_grouped_by_what_they_must_share() -> None:
+    assert group_key({"model.depth": 1, "model.optimizer.lr": 0.1}) == group_key({"model.depth": 2})
+    assert group_key({"data.batch_size": 8}) != group_key({"data.batch_size": 16})
+    assert group_key({"model.norm": "batch"}) != group_key({"model.norm": "none"})
+    assert group_key({"trainer.max_epochs": 3}) != group_key({"trainer.max_epochs": 4})

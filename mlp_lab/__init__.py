@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlp_lab.diagnostics.callback import Diagnostics as Diagnostics
     from mlp_lab.diagnostics.verdicts import Verdict as Verdict
     from mlp_lab.model.mlp import MLP as MLP
+    from mlp_lab.population.diagnosis import PopulationDiagnostics as PopulationDiagnostics
     from mlp_lab.population.module import PopulationModule as PopulationModule
     from mlp_lab.population.stack import Population as Population
     from mlp_lab.training.module import MLPModule as MLPModule
@@ -26,6 +27,7 @@ _HOMES = {
     "MLPModule": "mlp_lab.training.module",
     "MNISTDataModule": "mlp_lab.data.mnist",
     "Population": "mlp_lab.population.stack",
+    "PopulationDiagnostics": "mlp_lab.population.diagnosis",
     "PopulationModule": "mlp_lab.population.module",
     "TabularDataModule": "mlp_lab.data.tabular",
     "Verdict": "mlp_lab.diagnostics.verdicts",
@@ -37,6 +39,7 @@ __all__ = [
     "MLPModule",
     "MNISTDataModule",
     "Population",
+    "PopulationDiagnostics",
     "PopulationModule",
     "TabularDataModule",
     "Verdict",

@@ -59,10 +59,10 @@ class Diagnostics(L.Callback):
         self._report = VerdictReport()
         self._mlp: MLP | None = None
         self._landscape = Landscape(())
-        self._probe: StepProbe | None = None  # of the step that is being measured
+        self.probe: StepProbe | None = None  # of the step that is being measured
         self._units: UnitPass | None = None
         self._prediction: Prediction | None = None  # of the network as it was initialised
-        self._next = 0  # the next optimizer step to measure, from 1; 0 before training
+        self.next_step = 0  # the next optimizer step to measure, from 1; 0 before training
         self._postponed: list[str] = []  # groups that a skipped step still owes
         self._judged = 0  # the step after which a judgement was made last
 
@@ -92,13 +92,13 @@ class Diagnostics(L.Callback):
             self._prediction = predict(self._mlp, rms**2 if rms > 0 else 1.0)
         self._check.on_train_start(trainer, pl_module)
         self._report.start(trainer, self.verdicts)
-        self._next = self._due_after(trainer.global_step)
+        self.next_step = self._due_after(trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judges the whole run."""
         self._release(over=True)
         self._check.on_train_end(trainer, pl_module)
-        self.verdicts = self._diagnose()
+        self.judge()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.close(trainer, self.verdicts, measured=bool(self.config.groups))
 
@@ -108,7 +108,7 @@ class Diagnostics(L.Callback):
         if self._mlp is not None and trainer.state.fn == TrainerFn.FITTING:
             self.evidence.nonfinite = self._check.on_exception(trainer, pl_module, exception)
             if self.evidence.nonfinite is not None:
-                self.verdicts = self._diagnose()
+                self.judge()
                 self._log(trainer, self._check.values(), self.evidence.nonfinite.step)
                 self._report.close(trainer, self.verdicts)
 
@@ -125,21 +125,21 @@ class Diagnostics(L.Callback):
         """Puts the hooks in where this batch completes a step that is to be measured."""
         self._check.on_train_batch_start(trainer, pl_module, batch, batch_idx)
         step = trainer.global_step + 1
-        if step < self._next or trainer.fit_loop._should_accumulate():
+        if step < self.next_step or trainer.fit_loop._should_accumulate():
             return
         groups = self._groups_of(step)
-        if self._probe is not None and self._probe.groups == groups:
+        if self.probe is not None and self.probe.groups == groups:
             return  # the step before was measured alike, and has left its hooks in
         self._release()
         if groups and self._mlp is not None:
-            self._probe = StepProbe(self._mlp, groups)
-            self._probe.open()
+            self.probe = StepProbe(self._mlp, groups)
+            self.probe.open()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measures what there is before clipping and before the step."""
-        if self._probe is not None:
-            self._probe.before_step(trainer, optimizer)
-        norm = self._probe.gradient_norm if self._probe is not None else None
+        if self.probe is not None:
+            self.probe.before_step(trainer, optimizer)
+        norm = self.probe.gradient_norm if self.probe is not None else None
         self._check.on_before_optimizer_step(trainer, pl_module, optimizer, norm)
 
     def on_train_batch_end(
@@ -147,29 +147,29 @@ class Diagnostics(L.Callback):
     ) -> None:
         """Measures what the step has done, logs it, and takes the hooks out."""
         self._check.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._probe is None:
+        if self.probe is None:
             return
-        step, groups = trainer.global_step, self._probe.groups
-        values = self._probe.after_step(trainer)
+        step, groups = trainer.global_step, self.probe.groups
+        values = self.probe.after_step(trainer)
         if values is None:  # the loss scaler has found an overflow: the next step is measured instead
-            self._postponed, self._next = list(groups), step + 1
+            self._postponed, self.next_step = list(groups), step + 1
         else:
             loss = _loss(outputs)
             if loss is not None:
                 values["train/loss"] = mean_over_processes(trainer, loss) * trainer.accumulate_grad_batches
             numbers = to_floats(values)
             if "init" in groups:
-                numbers |= init_values(self._prediction, numbers, tuple(self._probe.mlp.widths))
+                numbers |= init_values(self._prediction, numbers, tuple(self.probe.mlp.widths))
             if "histograms" in groups and trainer.is_global_zero:
-                send_histograms(trainer.loggers, self._probe.histograms(), step)
+                send_histograms(trainer.loggers, self.probe.histograms(), step)
             self.evidence.steps.append(Measured(step=step, epoch=trainer.current_epoch, values=numbers))
             thin_(self.evidence.steps)
             self._log(trainer, {name: value for name, value in numbers.items() if name != "train/loss"}, step)
-            self._postponed, self._next = [], self._due_after(step)
+            self._postponed, self.next_step = [], self._due_after(step)
             if step <= FIRST_STEPS or step - self._judged >= JUDGE_EVERY:
                 self._judge(trainer, step)
-        if self._next == step + 1 and trainer.accumulate_grad_batches == 1:
-            self._probe.rest()
+        if self.next_step == step + 1 and trainer.accumulate_grad_batches == 1:
+            self.probe.rest()
         else:
             self._release()
 
@@ -241,7 +241,7 @@ class Diagnostics(L.Callback):
         if self._units is not None and state_dict["units"] is not None:
             self._units.statistics.load_state_dict(state_dict["units"])
         self._landscape.load_state_dict(state_dict["landscape"])
-        self.verdicts = self._diagnose()
+        self.judge()
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
@@ -260,12 +260,13 @@ class Diagnostics(L.Callback):
             return step + 1
         return (step // self.config.every_n_steps + 1) * self.config.every_n_steps
 
-    def _diagnose(self) -> list[Verdict]:  # where no group is measured, only a NaN or an infinity is told of
-        return [one for one in diagnose(self.evidence) if self.config.groups or one.code == "nonfinite"]
+    def judge(self) -> None:
+        """Judges by what is known so far; where no group is measured, only a NaN or an infinity is told of."""
+        self.verdicts = [one for one in diagnose(self.evidence) if self.config.groups or one.code == "nonfinite"]
 
     def _judge(self, trainer: L.Trainer, step: int) -> None:
         self._judged = step
-        self.verdicts = self._diagnose()
+        self.judge()
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._report.update(trainer, self.verdicts)
 
@@ -278,9 +279,9 @@ class Diagnostics(L.Callback):
                 logger.log_metrics({"epoch": trainer.current_epoch, **values}, step=step)
 
     def _release(self, over: bool = False) -> None:
-        if self._probe is not None:
-            self._probe.close()
-            self._probe = None
+        if self.probe is not None:
+            self.probe.close()
+            self.probe = None
         if self._units is not None and (over or not self._units.training):
             self._units.close()
 

@@ -177,14 +177,15 @@ def command(fix: Sequence[str], directory: Path | None) -> str:
 
 def to_json(verdicts: Sequence[Verdict]) -> str:
     """Returns the text of `diagnosis.json`; JSON knows no NaN and no infinity, so they are null."""
-    return json.dumps([_plain(verdict.to_dict()) for verdict in verdicts], indent=2, allow_nan=False) + "\n"
+    return json.dumps([plain(verdict.to_dict()) for verdict in verdicts], indent=2, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns a value as JSON can hold it: no NaN, no infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

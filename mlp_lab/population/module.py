@@ -75,6 +75,9 @@ class PopulationModule(ScoredPopulation):
         self._arrange()
         self._sums = torch.zeros(len(members), dtype=torch.float64)
         self._rows = 0
+        self._epoch: tuple[int, dict[int, float], int] = (-1, {}, 0)  # an epoch, and its recorded sums and rows
+        self.batch_losses = torch.zeros(len(members), dtype=torch.float64)
+        """Of those in the stack, the mean loss of the last batch."""
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
@@ -133,6 +136,7 @@ class PopulationModule(ScoredPopulation):
             detached = detached.nan_to_num(0.0, 0.0, 0.0)
         self._sums += detached
         self._rows += batch.count
+        self.batch_losses = detached / batch.count
         active = self.stack_optimizer.active
         alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
         return alive.sum() / batch.count
@@ -196,13 +200,22 @@ class PopulationModule(ScoredPopulation):
             self.stack_optimizer.lr[place] = self.configs[number].lr * factor
 
     def _record_training_loss(self, step: int) -> None:
-        means = (self._sums / self._rows).tolist()
+        sums = self._sums.tolist()
+        means = [total / self._rows for total in sums]
+        _, before, rows = self._epoch if self._epoch[0] == self.trainer.current_epoch else (0, {}, 0)
+        so_far = {number: before.get(number, 0.0) + total for number, total in zip(self.numbers, sums, strict=True)}
+        self._epoch = (self.trainer.current_epoch, before | so_far, rows + self._rows)
         self._sums.zero_()
         self._rows = 0
         active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
         self.record(values, step)
+
+    def epoch_loss(self, number: int) -> float | None:
+        """Returns a member's mean training loss over the rows of the epoch that was recorded last."""
+        _, sums, rows = self._epoch
+        return sums[number] / rows if rows and number in sums else None
 
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
@@ -247,6 +260,7 @@ class PopulationModule(ScoredPopulation):
             "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
             "sums": self._sums,
             "rows": self._rows,
+            "epoch": self._epoch,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -265,6 +279,6 @@ class PopulationModule(ScoredPopulation):
             self._arrange()
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._sums, self._rows = state["sums"], state["rows"]
-        self._active = list(state["active"])
+        self._epoch, self._active = state["epoch"], list(state["active"])
         if self.stop is not None and state["stop"] is not None:
             self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])

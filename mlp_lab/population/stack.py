@@ -143,10 +143,21 @@ class Population(nn.Module):
         for name, buffer in mlp.named_buffers():
             if name in views:
                 buffer.data = views[name].clone()
+        self._count(number, mlp)
+        return mlp.train(self.training)
+
+    @torch.no_grad()
+    def write_(self, number: int, mlp: MLP) -> None:
+        """Makes an MLP of a member's shape what the member is now, its dropout's masks too."""
+        tensors = dict(mlp.named_parameters()) | dict(mlp.named_buffers())
+        for name, view in self.views(number).items():
+            tensors[name].copy_(view)
+        self._count(number, mlp)
+
+    def _count(self, number: int, mlp: MLP) -> None:
         place = self.layout.places[number]
         for drop, stacked in self._dropouts(mlp):
             drop.seed, drop.passes = stacked.counters[place].tolist()
-        return mlp.train(self.training)
 
     def _dropouts(self, mlp: MLP) -> list[tuple[nn.Module, StackDropout]]:
         pairs = [(mlp.input_dropout, self.input_dropout)]

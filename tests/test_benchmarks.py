@@ -61,7 +61,15 @@ def test_every_variant_of_the_overhead_is_timed(tmp_path: Path):
 def test_every_way_to_train_a_list_is_timed(tmp_path: Path):
     small = ["--lists", "mixed", "--members", "3", "--steps", "3", "--warm-up", "2", "--tries", "1"]
     (values,) = benchmark("sweep", *small, results=tmp_path)["lists"].values()
-    ways = {"population", "population-bf16", "serial", "processes", "mlp_lab", "lightning-optuna"}
+    ways = {
+        "population",
+        "population-bf16",
+        "population-processes",
+        "serial",
+        "processes",
+        "mlp_lab",
+        "lightning-optuna",
+    }
     assert ways <= set(values["summary"])  # and JAX, where it is installed
     assert values["list"] == ["1x64 gelu 5.25e-03", "1x30 gelu 1.30e-03", "4x73 gelu 3.44e-03"]
     for row in values["summary"].values():
@@ -73,6 +81,7 @@ def test_every_way_to_train_a_list_is_timed(tmp_path: Path):
     assert values["deviation"]["float64"] < 1e-9  # the population trains what the loops train
     assert values["deviation"]["float32"] < 1e-3
     assert values["summary"]["processes"]["loss_deviation"] < 1e-3  # each member came back under its own number
+    assert values["summary"]["population-processes"]["loss_deviation"] < 1e-3
     assert values["summary"]["population-bf16"]["loss_deviation"] < 0.1
 
 

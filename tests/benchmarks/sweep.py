@@ -55,6 +55,7 @@ class Peer:
 PEERS = {
     POPULATION: Peer(title="population", function="sweep_peers:population"),
     "population-bf16": Peer(title="population, bf16-mixed", function="sweep_peers:population_bf16"),
+    "population-processes": Peer(title="populations, {threads} processes", function="sweep_peers:population_processes"),
     SERIAL: Peer(title="hand-written loop, one by one", function="sweep_peers:serial"),
     "processes": Peer(title="hand-written loops, {threads} processes", function="sweep_peers:processes"),
     "jax": Peer(title="JAX, vmap + scan by shape", function="sweep_jax:vmap_scan", needs=("jax",)),

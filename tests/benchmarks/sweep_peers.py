@@ -152,18 +152,27 @@ def _population(job: Job, *, bf16: bool) -> Timing:
 
 
 def processes(job: Job) -> Timing:
-    """As many single-threaded processes as there are threads; each takes the largest member that is left.
+    """As many single-threaded processes as there are threads; each takes the largest member that is left."""
+    return _in_processes(job, _work_alone)
 
-    The time is that from a common start to the end of the last one. Memory is the sum of all processes'.
+
+def population_processes(job: Job) -> Timing:
+    """As many single-threaded processes as there are threads; each trains its share of the members as a population.
+
+    What several workers on one study do. The members are dealt out by size, there and back.
     """
+    return _in_processes(job, _work_together)
+
+
+def _in_processes(job: Job, work: Callable[..., None]) -> Timing:
+    """Times from a common start to the end of the last process. Memory is the sum of all processes'."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # of the processes to come
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(job.threads + 1)
     given, results = context.Value("i", 0), context.Queue()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [None] * job.threads
     children = [
-        context.Process(target=_work, args=(job, core, barrier, given, results), daemon=True)
-        for core in cores[: job.threads]
+        context.Process(target=work, args=(job, number, barrier, given, results), daemon=True)
+        for number in range(job.threads)
     ]
     for child in children:
         child.start()
@@ -183,28 +192,52 @@ def processes(job: Job) -> Timing:
     )
 
 
-def _work(job: Job, core: int | None, barrier: Barrier, given: Any, results: Any) -> None:
-    """Trains, in a process of its own, members from the list that all processes share."""
-    if core is not None:
-        os.sched_setaffinity(0, [core])
+def _begin(process: int) -> tuple[Tensor, Tensor]:
+    """Binds this process to a core of its own and returns the rows."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[process]])
     torch.set_num_threads(1)
-    x, y = data()
+    return data()
+
+
+def _largest_first(job: Job) -> list[int]:
+    return sorted(range(len(job.members)), key=lambda number: -job.members[number].step_flops)
+
+
+def _work_alone(job: Job, process: int, barrier: Barrier, given: Any, results: Any) -> None:
+    """Trains, in a process of its own, members from the list that all processes share."""
+    x, y = _begin(process)
     start_mb, begun = forget_peak(), time.perf_counter()
     members = [Alone(mlp, member, x, y) for mlp, member in zip(networks(job.members), job.members, strict=True)]
     setup = time.perf_counter() - begun
     for member in members:  # any of them may come here
         member.take(0, job.warm_up)
-    largest_first = sorted(range(len(members)), key=lambda number: -job.members[number].step_flops)
-    totals = {}
+    order, totals = _largest_first(job), {}
     barrier.wait(PATIENCE)
     while True:
         with given.get_lock():
             place, given.value = given.value, given.value + 1
         if place >= len(members):
             break
-        number = largest_first[place]
-        totals[number] = members[number].take(job.warm_up, job.steps)
+        totals[order[place]] = members[order[place]].take(job.warm_up, job.steps)
     losses = {number: total.item() / job.steps for number, total in totals.items()}
+    results.put({"losses": losses, "setup_s": setup, "start_mb": start_mb, "peak_mb": peak_memory()})
+
+
+def _work_together(job: Job, process: int, barrier: Barrier, given: Any, results: Any) -> None:
+    """Trains, in a process of its own, its share of the members as one population."""
+    x, y = _begin(process)
+    start_mb, mlps = forget_peak(), networks(job.members)
+    turns = [*range(job.threads), *reversed(range(job.threads))]
+    mine = [number for turn, number in enumerate(_largest_first(job)) if turns[turn % len(turns)] == process]
+    begun = time.perf_counter()
+    share = [job.members[number] for number in mine]
+    together = Together([mlps[number] for number in mine], share, x, y, bucket=job.bucket, bf16=False)
+    setup = time.perf_counter() - begun
+    together.take(0, job.warm_up)
+    barrier.wait(PATIENCE)
+    totals = (together.take(job.warm_up, job.steps) / job.steps).tolist()
+    losses = dict(zip(mine, totals, strict=True))
     results.put({"losses": losses, "setup_s": setup, "start_mb": start_mb, "peak_mb": peak_memory()})
 
 

@@ -21,15 +21,22 @@ def digits() -> TabularDataModule:
     return TabularDataModule(dataset="digits", scaling="minmax", batch_size=128, seed=0, verbose=False)
 
 
+def dotted(settings: Mapping[str, object]) -> dict[str, object]:
+    """Returns the config keys of short names, `lr` and `optimizer` among them."""
+    long = {"lr": "model.optimizer.lr", "optimizer": "model.optimizer.name"}
+    return {long.get(name, f"model.{name}"): value for name, value in settings.items()}
+
+
 class Digits:
-    """Builds small networks; settings are the arguments of `MLPModule`, and of its optimizer."""
+    """Builds small networks; settings are config keys of model and optimizer."""
 
     def __init__(self, **trainer: Any) -> None:
         self.trainer = trainer
 
     def build(self, settings: Mapping[str, object], seed: int) -> Run:
-        chosen: dict[str, Any] = {"depth": 1, "width": 16, **settings}
-        optimizer = OptimizerConfig(name=chosen.pop("optimizer", "adam"), lr=chosen.pop("lr", 0.01))
+        chosen: dict[str, Any] = {"depth": 1, "width": 16}
+        chosen |= {key.rpartition(".")[2]: value for key, value in settings.items()}
+        optimizer = OptimizerConfig(name=chosen.pop("name", "adam"), lr=chosen.pop("lr", 0.01))
         trainer: dict[str, Any] = {
             "max_epochs": EPOCHS,
             "accelerator": "cpu",
@@ -47,5 +54,5 @@ class Digits:
             data=digits(),
             trainer=trainer | self.trainer,
             early_stopping={"patience": 0},
-            diagnostics={},
+            diagnostics={"every_n_steps": 10},
         )

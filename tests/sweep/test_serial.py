@@ -7,14 +7,14 @@ import pytest
 from mlp_lab.sweep.pruning import Asha, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
 from mlp_lab.sweep.serial import DECADES, Alone, Course
-from tests.sweep.digits import Digits
+from tests.sweep.digits import Digits, dotted
 
 ONE = {"metrics": ["val/loss"], "maximize": [False]}
 
 
 def train(backend: Alone, *settings: dict[str, object], judge: object = None) -> list[Outcome]:
     told: list[Outcome] = []
-    points = [Point(number=number, seed=number, settings=one) for number, one in enumerate(settings)]
+    points = [Point(number=number, seed=number, settings=dotted(one)) for number, one in enumerate(settings)]
     backend.train(points, judge or Asha(history=Nothing(), min_epochs=99), told.append)  # type: ignore[arg-type]
     return told
 
@@ -53,9 +53,10 @@ def test_the_judge_ends_a_trial_at_its_rung() -> None:
 
 def test_a_verdict_ends_a_trial() -> None:
     vanishing: dict[str, object] = {"depth": 8, "activation": "sigmoid", "init": "pytorch", "optimizer": "sgd"}
-    (kept,) = train(Alone(Digits(), **ONE), vanishing)
+    builder = Digits(max_epochs=8)
+    (kept,) = train(Alone(builder, **ONE), vanishing)
     assert "vanishing_gradient" in [verdict["code"] for verdict in kept.verdicts]
-    (ended,) = train(Alone(Digits(), prune=["vanishing_gradient"], **ONE), vanishing)
+    (ended,) = train(Alone(builder, prune=["vanishing_gradient"], **ONE), vanishing)
     assert ended.state == "diagnosed"
     assert ended.epochs < kept.epochs
     assert math.isfinite(ended.values[0])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlp_lab.population.diagnosis import PopulationDiagnostics as PopulationDiagnostics
     from mlp_lab.population.module import PopulationModule as PopulationModule
     from mlp_lab.population.stack import Population as Population
+    from mlp_lab.sweep.search import run_sweep as run_sweep
     from mlp_lab.training.module import MLPModule as MLPModule
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "PopulationModule": "mlp_lab.population.module",
     "TabularDataModule": "mlp_lab.data.tabular",
     "Verdict": "mlp_lab.diagnostics.verdicts",
+    "run_sweep": "mlp_lab.sweep.search",
 }
 __all__ = [
     "MLP",
@@ -43,6 +45,7 @@ __all__ = [
     "PopulationModule",
     "TabularDataModule",
     "Verdict",
+    "run_sweep",
 ]
 
 

@@ -48,7 +48,8 @@ def test_every_command_of_the_program_is_shown() -> None:
 
 @pytest.mark.slow
 def test_the_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "sweeps"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     write_houses(tmp_path / "houses.csv", rows=600, target=True)
     write_houses(tmp_path / "new_houses.csv", rows=7, target=False)
     monkeypatch.chdir(tmp_path)

@@ -103,10 +103,10 @@ def test_a_resumed_population_knows_what_it_knew(tmp_path: Path) -> None:
 
     whole = PopulationDiagnostics(every_n_steps=4)
     fit(members(), 4, callbacks=[whole])
-    keep = ModelCheckpoint(tmp_path, "half", save_on_train_epoch_end=True)
+    keep, other = (ModelCheckpoint(tmp_path / name, "half", save_on_train_epoch_end=True) for name in ("a", "b"))
     fit(members(), 2, callbacks=[PopulationDiagnostics(every_n_steps=4), keep], enable_checkpointing=True)
     rest = PopulationDiagnostics(every_n_steps=4)
-    fit(members(), 4, ckpt_path=str(tmp_path / "half.ckpt"), callbacks=[rest, keep], enable_checkpointing=True)
+    fit(members(), 4, ckpt_path=str(tmp_path / "a" / "half.ckpt"), callbacks=[rest, other], enable_checkpointing=True)
     for one, other in zip(rest.members, whole.members, strict=True):
         assert_same(one.diagnostics.evidence.steps, other.diagnostics.evidence.steps)
         assert_same(one.diagnostics.evidence.epochs, other.diagnostics.evidence.epochs)

@@ -97,6 +97,7 @@ def test_members_that_stop_keep_what_was_known_of_them() -> None:
     assert epochs[0] == max(epochs) > min(epochs) >= 1
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_a_resumed_population_knows_what_it_knew(tmp_path: Path) -> None:
     def members() -> PopulationModule:  # a cosine schedule would know how long the run is
         return PopulationModule([alone(number, schedule=ScheduleConfig()) for number in range(3)])

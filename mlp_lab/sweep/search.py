@@ -114,7 +114,24 @@ class Search:
         self.start = time.monotonic()
 
     def run(self) -> None:
-        """Asks, trains and tells until the budget is spent."""
+        """Asks, trains and tells until the budget is spent; whatever ends it early, no trial stays open.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the message says what is kept, and how to go on.
+        """
+        try:
+            self._loop()
+        except BaseException as error:
+            interrupted = _is_interrupt(error)
+            cut = self.trials.abandon("interrupted" if interrupted else f"{type(error).__name__}: {error}")
+            self._write()
+            if interrupted:
+                finished = self.trials.counts().finished
+                advice = f"{finished} trials are kept, {cut} will be trained again: go on with the same command"
+                raise KeyboardInterrupt(advice) from error
+            raise
+
+    def _loop(self) -> None:
         rescued = self.trials.rescue()
         before = self.trials.counts()
         if before.finished or rescued:
@@ -130,7 +147,7 @@ class Search:
         self._write()
 
     def _batch(self, count: int) -> None:
-        """Trains one batch; whatever ends it early, no trial stays open."""
+        """Trains one batch."""
         points: dict[int, Point] = {}
 
         def tell(outcome: Outcome) -> None:
@@ -138,21 +155,11 @@ class Search:
             if trial is not None:
                 self.progress.trial(trial, points[outcome.number])
 
-        try:
-            asked = self.trials.ask(count)
-            points |= {point.number: point for point in asked}
-            self.backend.train(asked, self.judge, tell)
-            for number in list(self.trials.open):
-                tell(_silent(number))
-        except BaseException as error:
-            interrupted = _is_interrupt(error)
-            cut = self.trials.abandon("interrupted" if interrupted else f"{type(error).__name__}: {error}")
-            self._write()
-            if interrupted:
-                finished = self.trials.counts().finished
-                advice = f"{finished} trials are kept, {cut} will be trained again: go on with the same command"
-                raise KeyboardInterrupt(advice) from error
-            raise
+        asked = self.trials.ask(count)
+        points |= {point.number: point for point in asked}
+        self.backend.train(asked, self.judge, tell)
+        for number in list(self.trials.open):
+            tell(_silent(number))
 
     def _next(self) -> int:
         """Returns how many points to ask next; waits for other workers' last trials, should one of them die."""

@@ -192,6 +192,7 @@ def test_a_shipped_sweep_fits_its_config(name: str, here: Path, bench: Bench) ->
 def test_a_killed_sweep_goes_on_where_it_was(backend: str, end: signal.Signals, here: Path) -> None:
     words = ["sweep", "--config", str(SWEEPS / "digits.yaml"), "--run.dir", "it", "--backend", backend]
     words += ["--trials", "10", "--population", "4", "--study.pruner", "none", "--trainer.max_epochs", "6"]
+    words += ["--diagnosis.prune", "[]"]
     command = [sys.executable, "-m", "mlp_lab", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import lightning as L
 import yaml
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from mlp_lab.cli.checks import check_config, check_training
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.parser import BenchParser
+from mlp_lab.cli.replicates import replicated
 from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
@@ -27,6 +29,8 @@ from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
 from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.population.best import BestMembers
+from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
@@ -80,6 +84,9 @@ class BenchCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: BenchParser) -> None:  # type: ignore[override]
         """Adds the bench's own keys."""
+        parser.add_argument(
+            "--replicates", type=PositiveInt, default=1, help="Networks of successive seeds that are trained together."
+        )
         parser.add_argument("--run", type=RunConfig, default=RunConfig())
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
         parser.add_argument("--diagnostics", type=DiagnosticsConfig, default=DiagnosticsConfig())
@@ -102,6 +109,8 @@ class BenchCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds to the trainer what every run of its kind has: its directory, record, checkpoints and progress table."""
         settings = {**self._get(self.config_init, "trainer"), **kwargs}
+        if self.replicates > 1:
+            self.model = replicated(self, settings)
         callbacks: list[L.Callback] = []
         if self.subcommand == "fit" and not settings["fast_dev_run"]:
             callbacks = self._open_run(settings)
@@ -113,7 +122,8 @@ class BenchCLI(LightningCLI):
         elif self.subcommand != "fit":
             settings["enable_progress_bar"] = False
         if self.subcommand == "fit" and not any(isinstance(one, Diagnostics) for one in _listed(settings["callbacks"])):
-            callbacks.append(Diagnostics(**asdict(self._get(self.config_init, "diagnostics"))))
+            watch = PopulationDiagnostics if self.replicates > 1 else Diagnostics
+            callbacks.append(watch(**asdict(self._get(self.config_init, "diagnostics"))))
         if self.directory is not None:
             settings["default_root_dir"] = str(self.directory.path)
         try:
@@ -152,10 +162,15 @@ class BenchCLI(LightningCLI):
                 latest=run_config.dir is None,
             ),
             RandomState(),
-            stop,
-            BestCheckpoint(run.best, stop.monitor),
+            *([stop] if self.replicates == 1 else []),
+            (BestCheckpoint if self.replicates == 1 else BestMembers)(run.best, stop.monitor),
             LastCheckpoint(run.last, **asdict(checkpoint)),
         ]
+
+    @property
+    def replicates(self) -> int:
+        """Networks that are trained together; 1 trains the config's own."""
+        return int(self._get_config().replicates)
 
     def resolved_config(self) -> dict[str, Any]:
         """Returns the whole configuration in plain types: absolute data paths, no run directory."""

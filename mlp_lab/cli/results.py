@@ -21,6 +21,7 @@ from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import probabilities
+from mlp_lab.population.best import BestMembers
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import RunDirectory, write_text
@@ -31,7 +32,9 @@ SHOWN_ROWS, SHOWN_COLUMNS = 5, 4  # of the predictions, on the screen
 def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None:
     """Prints the best epoch's validation scores and how fast the training was."""
     epochs = "epoch" if trainer.current_epoch == 1 else "epochs"
-    if best.epoch >= 0:
+    if isinstance(best, BestMembers) and best.epoch >= 0:
+        print_scores(f"mean ± standard deviation of {len(best.members)} replicates at their best", spec, best.scores)
+    elif best.epoch >= 0:
         print_scores(f"epoch {best.epoch + 1}, the best of {trainer.current_epoch} {epochs}", spec, best.scores)
     else:
         print(f"no validation in {trainer.current_epoch} {epochs}")
@@ -45,7 +48,10 @@ def report_scores(stage: str, spec: DataSpec, rows: int, scores: Mapping[str, fl
 
 
 def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], console: Console | None = None) -> None:
-    """Prints scores as a table; those of a regression say which are in the target's own unit."""
+    """Prints scores as a table; those of a regression say which are in the target's own unit.
+
+    The standard deviation of a score over replicates, `<score>_sd`, stands beside it.
+    """
     console = console or Console(highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -53,8 +59,11 @@ def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], consol
     table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
     unit = f"in the unit of {spec.targets[0]}" if len(spec.targets) == 1 else "mean over targets, each in its unit"
     for name, value in scores.items():
+        if name.removesuffix("_sd") != name and name.removesuffix("_sd") in scores:
+            continue  # told beside its mean
         in_unit = spec.task == "regression" and name.rpartition("/")[2] in ("rmse", "mae")
-        table.add_row(name, shown(value), Text(unit if in_unit else ""))
+        spread = f" ± {shown(scores[f'{name}_sd'])}" if f"{name}_sd" in scores else ""
+        table.add_row(name, f"{shown(value)}{spread}", Text(unit if in_unit else ""))
     console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(table)
 

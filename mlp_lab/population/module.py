@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -66,11 +67,15 @@ class PopulationModule(ScoredPopulation):
         self.numbers = list(range(len(members)))
         """Number of each member that is still in the stack."""
         self.failed: dict[int, int] = {}
-        """Members that became non-finite, with the optimizer step."""
+        """Members that became non-finite, and in which step."""
         self.finished: dict[int, MLP] = {}
         """Members that have left the stack, as they were at their end."""
         self.scores: list[dict[str, float]] = [{} for _ in members]
         """Per member, its validation scores of the last pass it took part in."""
+        self.best: dict[int, dict[str, Any]] = {}
+        """Per member, its best state and the scores of it, where `BestMembers` keeps them."""
+        self.keeps_best = False
+        """Whether the checkpoint that is being written stands for the best states."""
         self._criteria = [(member.train_loss, member.eval_loss) for member in members]
         self._arrange()
         self._sums = torch.zeros(len(members), dtype=torch.float64)
@@ -89,10 +94,8 @@ class PopulationModule(ScoredPopulation):
 
     def networks(self) -> list[MLP]:
         """Returns every member's network as it is now, or was when it left the stack, in their order."""
-        here = dict(zip(self.numbers, self.population.unstack(), strict=True))
-        return [
-            self.finished[number] if number in self.finished else here[number] for number in range(len(self.configs))
-        ]
+        known = self.finished | dict(zip(self.numbers, self.population.unstack(), strict=True))
+        return [known[number] for number in range(len(self.configs))]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -227,6 +230,11 @@ class PopulationModule(ScoredPopulation):
         elif 2 * sum(active) <= len(active):
             self.compact()
 
+    def leave(self, numbers: Sequence[int]) -> None:
+        """Notes which members are in the stack now."""
+        self.numbers = list(numbers)
+        self._arrange()
+
     def compact(self) -> None:
         """Takes the members that have stopped out of the stack; the others go on as they were, up to rounding."""
         optimizer = self.stack_optimizer
@@ -235,9 +243,8 @@ class PopulationModule(ScoredPopulation):
             if not alive:
                 self.finished[self.numbers[place]] = self.population.member(place)
         self.population = self.population.keep(kept)
-        self.numbers = [self.numbers[place] for place in kept]
         self._sums = self._sums[kept]
-        self._arrange()
+        self.leave([self.numbers[place] for place in kept])
         self.trainer.strategy.optimizers = [optimizer.keep(self.population, kept)]
 
     def configure_optimizers(self) -> Optimizer:
@@ -261,13 +268,21 @@ class PopulationModule(ScoredPopulation):
             "sums": self._sums,
             "rows": self._rows,
             "epoch": self._epoch,
+            "best": self.best,
+            "is_best": self.keeps_best,
         }
+        checkpoint["hyper_parameters"] = self.settings[0]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Brings the stack to the members that were in it, and takes float64 weights as they are."""
+        """Brings the stack to the members that were in it or, where it is not to be trained, to their best states."""
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # Lightning does it after loading, which would round the weights to float32
         state = checkpoint["population"]
+        if state["is_best"] and not (self._trainer and self.trainer.state.fn == TrainerFn.FITTING):
+            from mlp_lab.population.best import take_best  # it needs this module
+
+            take_best(self, checkpoint)
+            return
         gone = [number for number in self.numbers if number not in state["numbers"]]
         for number in gone:
             mlp = self.population.member(self.numbers.index(number))
@@ -277,6 +292,7 @@ class PopulationModule(ScoredPopulation):
             self.population = self.population.keep([self.numbers.index(number) for number in state["numbers"]])
             self.numbers = list(state["numbers"])
             self._arrange()
+        self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._sums, self._rows = state["sums"], state["rows"]
         self._epoch, self._active = state["epoch"], list(state["active"])

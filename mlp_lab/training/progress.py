@@ -105,7 +105,8 @@ class EpochTable(ProgressBar):
             self.console.file.write("\r\x1b[2K")
         metrics = trainer.callback_metrics
         if not self._columns:
-            scores = [name for name in metrics if name.startswith("val/") and name != "val/loss"][:MOST_SCORES]
+            scores = [name for name in metrics if name.startswith("val/") and not name.endswith(("/loss", "_sd"))]
+            scores = scores[:MOST_SCORES]
             self._columns = [name for name in ("train/loss", "val/loss", *scores) if name in metrics]
             header = "".join(f"{name:>{_width(name)}}" for name in self._columns)
             self.console.print(f"[bold]{'epoch':>7}{header}{'samples/s':>11}[/bold]")

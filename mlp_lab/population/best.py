@@ -1,0 +1,79 @@
+"""Each member's own best state, kept in one checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mlp_lab.errors import unknown
+from mlp_lab.population.losses import spread
+from mlp_lab.population.module import PopulationModule
+from mlp_lab.training.checkpoints import BestCheckpoint, save_finite
+
+
+class BestMembers(BestCheckpoint):
+    """Keeps the checkpoint in which every member is as it was at its own best validation pass.
+
+    What `validate`, `test` and `predict` load from it is those members, not the population of one epoch: alone, each
+    would have kept that state. `scores` are the means of their scores, and the standard deviations under `<key>_sd`.
+    """
+
+    members: Sequence[int] = ()
+    """Those that have a best state: a validation pass with a finite score."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves when any member is better than it has been.
+
+        Raises:
+            UserError: The monitored metric is not among those that were measured.
+        """
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, PopulationModule)
+        if self.monitor not in trainer.callback_metrics:
+            raise unknown("early_stopping.monitor", self.monitor, sorted(trainer.callback_metrics))
+        name, improved = self.monitor.rpartition("/")[2], False
+        for place, number in enumerate(pl_module.numbers):
+            score = pl_module.scores[number].get(name, math.nan)
+            before = pl_module.best.get(number)
+            if math.isfinite(score) and (before is None or self.sign * score < self.sign * before["scores"][name]):
+                state = pl_module.population.member(place).state_dict()
+                pl_module.best[number] = {"state": state, "scores": dict(pl_module.scores[number])}
+                improved = True
+        if improved:
+            self.epoch, self.members = trainer.current_epoch, sorted(pl_module.best)
+            told = spread([one["scores"] for one in pl_module.best.values()])
+            self.scores = {f"val/{key}": value for key, value in told.items()}
+            self.score = self.scores[self.monitor]
+            pl_module.keeps_best = True
+            try:
+                save_finite(trainer, self.path)
+            finally:
+                pl_module.keeps_best = False
+
+
+def take_best(module: PopulationModule, checkpoint: dict[str, Any]) -> None:
+    """Puts every member's best state into a population that is about to be evaluated.
+
+    A member that was never finite has none and is left out.
+
+    Args:
+        module: as it was built, with all members.
+        checkpoint: as `BestMembers` has saved it; its weights become those of the best states.
+    """
+    best = checkpoint["population"]["best"]
+    kept = sorted(best)
+    if kept != list(range(len(module.population))):
+        module.population = module.population.keep(kept)
+    module.leave(kept)
+    for place, number in enumerate(kept):
+        for name, view in module.population.views(place).items():
+            view.copy_(best[number]["state"][name])
+    prefix = "population."
+    others = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(prefix)}
+    stacked = {f"{prefix}{key}": value for key, value in module.population.state_dict().items()}
+    checkpoint["state_dict"] = {**others, **stacked}

@@ -109,8 +109,9 @@ class BenchCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds to the trainer what every run of its kind has: its directory, record, checkpoints and progress table."""
         settings = {**self._get(self.config_init, "trainer"), **kwargs}
-        if self.replicates > 1:
-            self.model = replicated(self, settings)
+        if self.replicates > 1 and self.subcommand:
+            data, stop = cast(TensorDataModule, self.datamodule), self._get(self.config_init, "early_stopping")
+            self.model = replicated(self._get_config(), data, stop, settings)
         callbacks: list[L.Callback] = []
         if self.subcommand == "fit" and not settings["fast_dev_run"]:
             callbacks = self._open_run(settings)

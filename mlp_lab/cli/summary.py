@@ -15,6 +15,7 @@ from torch import nn
 from mlp_lab.diagnostics.theory import Prediction, predict, why_not
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Block
+from mlp_lab.population.memory import free_bytes, mega, member_bytes
 from mlp_lab.training.module import LSUV_ROWS
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
         ("step", f"about {3 * flops * batch / 1e6:,.1f} MFLOP: forward, and twice that backward"),
     ):
         _print_line(console, head, words)
+    if cli.replicates > 1:
+        optimizer = module.optimizer_config
+        each = member_bytes(mlp, batch, optimizer=optimizer.name, momentum=optimizer.momentum)
+        free = free_bytes()
+        told = f"about {mega(each * cli.replicates)} for {cli.replicates} replicates in training"
+        _print_line(console, "all", told if free is None else f"{told}; {mega(free)} are free here")
     console.print()
     show_signal(cli, console)
 

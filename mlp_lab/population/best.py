@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mlp_lab.errors import unknown
 from mlp_lab.population.losses import spread
-from mlp_lab.population.module import PopulationModule
+from mlp_lab.population.scoring import ScoredPopulation
 from mlp_lab.training.checkpoints import BestCheckpoint, save_finite
 
 
@@ -33,7 +33,7 @@ class BestMembers(BestCheckpoint):
         """
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        assert isinstance(pl_module, PopulationModule)
+        assert isinstance(pl_module, ScoredPopulation)
         if self.monitor not in trainer.callback_metrics:
             raise unknown("early_stopping.monitor", self.monitor, sorted(trainer.callback_metrics))
         name, improved = self.monitor.rpartition("/")[2], False
@@ -56,7 +56,7 @@ class BestMembers(BestCheckpoint):
                 pl_module.keeps_best = False
 
 
-def take_best(module: PopulationModule, checkpoint: dict[str, Any]) -> None:
+def take_best(module: ScoredPopulation, checkpoint: dict[str, Any]) -> None:
     """Puts every member's best state into a population that is about to be evaluated.
 
     A member that was never finite has none and is left out.

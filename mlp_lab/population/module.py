@@ -23,6 +23,7 @@ from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.model.mlp import MLP
+from mlp_lab.population.best import take_best
 from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
@@ -279,8 +280,6 @@ class PopulationModule(ScoredPopulation):
             self.double()  # Lightning does it after loading, which would round the weights to float32
         state = checkpoint["population"]
         if state["is_best"] and not (self._trainer and self.trainer.state.fn == TrainerFn.FITTING):
-            from mlp_lab.population.best import take_best  # it needs this module
-
             take_best(self, checkpoint)
             return
         gone = [number for number in self.numbers if number not in state["numbers"]]

@@ -5,8 +5,8 @@ Symbols: K members, B batch, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -35,6 +35,12 @@ class ScoredPopulation(StraightModule):
     eval_loss: MemberLoss
     meters: nn.ModuleDict
     ensemble: Meter
+    best: dict[int, dict[str, Any]]
+    keeps_best: bool
+
+    def leave(self, numbers: Sequence[int]) -> None:
+        """Notes which members are in the stack now."""
+        raise NotImplementedError
 
     @property
     def stack_optimizer(self) -> StackOptimizer:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import lightning as L
+import torch
 
+from mlp_lab.diagnostics.settings import DEFAULT_GROUPS
 from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.population.diagnosis import ALONE, PopulationDiagnostics
+from mlp_lab.population.memory import SHARE, chunks, free_bytes, member_bytes
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.optimizers import RULES
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.sweep.runs import Judge, Outcome, Point
-from mlp_lab.sweep.serial import Alone, Builder, Course, Run
+from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
 from mlp_lab.training.schedules import SCHEDULES
 
 # What members of a population may each have their own of.
@@ -32,6 +37,7 @@ class Members(L.Callback):
         judge: Decides.
         rungs: The epochs after which it is asked.
         tell: Told of trials as they end.
+        diagnostics: Every member's verdicts, judged before.
     """
 
     def __init__(
@@ -42,9 +48,10 @@ class Members(L.Callback):
         judge: Judge,
         rungs: Sequence[int],
         tell: Callable[[int], None],
+        diagnostics: PopulationDiagnostics,
     ) -> None:
         self.points, self.courses, self.backend = points, courses, backend
-        self.judge, self.rungs, self.tell = judge, rungs, tell
+        self.judge, self.rungs, self.tell, self.diagnostics = judge, rungs, tell, diagnostics
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the scores of the active members, and stops trials."""
@@ -60,6 +67,7 @@ class Members(L.Callback):
                 course.reports[epoch] = [pl_module.scores[number][name] for name in names]
                 course.epochs, course.over = epoch, not active[place]  # by early stopping
         self._note_failures(pl_module)
+        self._diagnose(pl_module)
         if epoch in self.rungs:
             self._decide(epoch, pl_module)
 
@@ -74,6 +82,28 @@ class Members(L.Callback):
                 course.error = f"the loss is not finite at step {step}"
                 course.verdicts = [{"code": "nonfinite", "severity": "critical", "step": step}]
                 self._end(trial, module)
+
+    def _diagnose(self, module: PopulationModule) -> None:
+        """Keeps the verdicts of what still trains, and ends trials on the codes of `diagnosis.prune`."""
+        seeds = self.backend.seeds
+        for number, verdicts in enumerate(self.diagnostics.verdicts):
+            course = self.courses[number // seeds][number % seeds]
+            if course.state == "complete" and not course.over:
+                course.verdicts = [one.to_dict() for one in verdicts]
+        for trial, courses in enumerate(self.courses):
+            codes = {verdict["code"] for course in courses for verdict in course.verdicts}
+            if codes & set(self.backend.prune) and all(course.state == "complete" for course in courses):
+                for course in courses:
+                    course.state = "diagnosed"
+                self._end(trial, module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keeps the verdicts on the whole course."""
+        seeds = self.backend.seeds
+        for number, verdicts in enumerate(self.diagnostics.verdicts):
+            course = self.courses[number // seeds][number % seeds]
+            if course.state == "complete":
+                course.verdicts = [one.to_dict() for one in verdicts]
 
     def _decide(self, epoch: int, module: PopulationModule) -> None:
         values = {}
@@ -145,9 +175,28 @@ class Together(Alone):
                 runs += built
             else:
                 alone.append(point)
-        if together:
-            alone += self._train_stack(together, runs, judge, tell)
+        for part in self._parts(together, runs):
+            chosen = [run for place in part for run in runs[place * self.seeds : (place + 1) * self.seeds]]
+            alone += self._train_stack([together[place] for place in part], chosen, judge, tell)
         super().train(alone, judge, tell)
+
+    def _parts(self, points: Sequence[Point], runs: Sequence[Run]) -> list[list[int]]:
+        """Splits trials into parts whose members fit into the free memory."""
+        free = free_bytes("cuda" if torch.cuda.is_available() else "cpu")
+        everything = [list(range(len(points)))] if points else []
+        if free is None or not points:
+            return everything
+        each = [
+            member_bytes(
+                run.module.model,
+                run.data.batch_size,
+                optimizer=run.module.optimizer_config.name,
+                momentum=run.module.optimizer_config.momentum,
+            )
+            for run in runs
+        ]
+        sizes = [sum(each[place * self.seeds : (place + 1) * self.seeds]) for place in range(len(points))]
+        return chunks(sizes, max(round(SHARE * free), max(sizes)))  # one alone is tried in any case
 
     def _train_stack(
         self, points: list[Point], runs: list[Run], judge: Judge, tell: Callable[[Outcome], None]
@@ -171,8 +220,9 @@ class Together(Alone):
                 tell(self.outcome(points[trial].number, courses[trial], time.monotonic() - start))
 
         rungs = judge.rungs(int(first.trainer.get("max_epochs") or 0))
-        watch = Members(points, courses, self, judge, rungs, end)
-        settings = {**first.trainer, "gradient_clip_val": None, "callbacks": [watch]}
+        diagnostics = quiet_diagnostics(first.diagnostics)
+        watch = Members(points, courses, self, judge, rungs, end, diagnostics)
+        settings = {**first.trainer, "gradient_clip_val": None, "callbacks": [diagnostics, watch]}
         try:
             L.Trainer(**settings).fit(module, first.data)
         except NonFiniteError:
@@ -202,6 +252,14 @@ class Together(Alone):
                 courses[trial][0].error = " ".join(f"{type(error).__name__}: {error}".split())
             end(trial)
         return []
+
+
+def quiet_diagnostics(settings: Mapping[str, Any]) -> PopulationDiagnostics:
+    """Returns the diagnostics of a stack without their panels, and without what is measured of networks alone."""
+    groups = [group for group in settings.get("groups", DEFAULT_GROUPS) if group not in ALONE]
+    diagnostics = PopulationDiagnostics(settings.get("every_n_steps", 100), groups)
+    diagnostics._report = Silence()  # type: ignore[assignment]
+    return diagnostics
 
 
 def group_key(settings: Mapping[str, object]) -> str:

@@ -53,10 +53,12 @@ class QuietDiagnostics(Diagnostics):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._report = _Silence()  # type: ignore[assignment]
+        self._report = Silence()  # type: ignore[assignment]
 
 
-class _Silence:
+class Silence:
+    """Stands where verdicts would be shown."""
+
     def start(self, *arguments: Any, **settings: Any) -> None: ...
 
     def update(self, *arguments: Any, **settings: Any) -> None: ...

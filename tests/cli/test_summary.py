@@ -111,3 +111,10 @@ def test_an_init_that_sees_data_is_predicted_after_it_has(table: Path, bench: Be
     lines = signal_lines(bench, "--model.init", "lsuv", "--model.depth", "3", "--model.width", "100")
     for line in lines[1:4]:
         assert float(line.split()[2]) == pytest.approx(1, rel=0.35)  # RMS of z: unit deviation, and a mean of its own
+
+
+def test_the_memory_of_replicates_is_told(here: Path, bench: Bench) -> None:
+    answer = bench("summary", "--replicates", "8", "--model.width", "64")
+    assert answer.status == 0
+    assert "for 8 replicates in training" in answer.out
+    assert "replicates" not in bench("summary", "--model.width", "64").out

@@ -69,3 +69,14 @@ def test_points_are_grouped_by_what_they_must_share() -> None:
     assert group_key({"data.batch_size": 8}) != group_key({"data.batch_size": 16})
     assert group_key({"model.norm": "batch"}) != group_key({"model.norm": "none"})
     assert group_key({"trainer.max_epochs": 3}) != group_key({"trainer.max_epochs": 4})
+
+
+def test_verdicts_of_members_are_kept_and_end_trials() -> None:
+    vanishing: dict[str, object] = {"depth": 8, "activation": "sigmoid", "init": "pytorch", "optimizer": "sgd"}
+    builder = Digits(max_epochs=8)
+    kept = train(Together(builder, batch=2, **ONE), [vanishing, {}])
+    ended = train(Together(builder, batch=2, prune=["vanishing_gradient"], **ONE), [vanishing, {}])
+    assert "vanishing_gradient" in [verdict["code"] for verdict in kept[0].verdicts]
+    assert [(kept[0].state, ended[0].state, ended[1].state)] == [("complete", "diagnosed", "complete")]
+    assert ended[0].epochs < kept[0].epochs == 8
+    assert ended[1].values == pytest.approx(kept[1].values, rel=1e-3)

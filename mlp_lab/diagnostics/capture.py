@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -121,11 +121,32 @@ def find_mlp(module: nn.Module) -> MLP:
     raise UserError(f"diagnostics: {type(module).__name__} holds no mlp_lab MLP; use one, or leave out the callback")
 
 
+class _Stance:
+    """Compiled functions run eagerly while any scope is open; scopes may end in any order, as those of members do."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._set = ExitStack()
+
+    def enter(self) -> None:
+        self._open += 1
+        if self._open == 1 and "torch._dynamo" in sys.modules:  # else nothing is compiled; importing it takes seconds
+            self._set.enter_context(torch.compiler.set_stance("force_eager"))
+
+    def leave(self) -> None:
+        self._open -= 1
+        if self._open == 0:
+            self._set.close()
+
+
+_STANCE = _Stance()
+
+
 @contextmanager
 def eager() -> Iterator[None]:
     """Lets compiled functions run eagerly, so that hooks see them; they stay compiled."""
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing the compiler takes seconds
+    _STANCE.enter()
+    try:
         yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    finally:
+        _STANCE.leave()

@@ -117,7 +117,7 @@ class RunDirectory:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
-    partial = partial_path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write it at once
     partial.write_text(text)
     os.replace(partial, path)
 

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 import torch
 
+from mlp_lab.cli.main import COMMANDS
 from tests.cli.conftest import Bench, write_config, write_table
 
 FIT = "fit --config good.yaml"
@@ -22,8 +23,8 @@ MNIST = "fit --config mnist.yaml"
 # words of the command line -> the whole line; … stands for anything
 MISTAKES = {
     # commands and flags
-    "trainn": "'trainn' is not a command (accepted: fit, validate, test, predict, summary)",
-    "pedict": "'pedict' is not a command; did you mean 'predict'? (accepted: fit, validate, test, predict, summary)",
+    "trainn": f"'trainn' is not a command (accepted: {', '.join(COMMANDS)})",
+    "pedict": f"'pedict' is not a command; did you mean 'predict'? (accepted: {', '.join(COMMANDS)})",
     f"{FIT} extra": "extra: unexpected word; keys begin with --",
     f"{FIT} --model.depth": "model.depth: no value is given",
     f"{FIT} --model.dept 4": "model.dept: no such key; did you mean model.depth?",

@@ -206,6 +206,19 @@ def test_the_identity_is_one_tensor_with_its_input() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on its first compilation
+def test_scopes_that_end_in_another_order_leave_compiled_functions_compiled() -> None:
+    compiled = torch.compile(lambda x: x + 1, backend=lambda graph, _: graph)
+    compiled(torch.ones(2))
+    first, second = eager(), eager()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    second.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on its first compilation
 @pytest.mark.parametrize("in_place", [True, False])
 def test_a_compiled_network_is_seen_when_it_runs_eagerly(in_place: bool) -> None:
     passes: list[int] = []

@@ -12,7 +12,8 @@ Symbols: B rows of a batch, H width of a layer, L hidden layers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -93,26 +94,28 @@ def clipping(norm: Tensor, clipped: Tensor) -> Values:
     return {"grad/norm_clipped": clipped, "grad/clip_fraction": 1 - ratio(clipped, norm)}
 
 
-def update_ratios(before: Sequence[Tensor], after: Sequence[Tensor], *, members: int = 0) -> Values:
+def update_ratios_(
+    before: Sequence[Tensor], after: Sequence[Tensor], squares: Tensor | None = None, *, members: int = 0
+) -> Values:
     """Computes ‖ΔW_l‖/‖W_l‖ of one optimizer step; about 1e-3 is healthy (Karpathy's rule of thumb, CS231n).
 
     Args:
-        before: the weights W_l of the layers 1 .. L + 1 before the step, each (..., H_out, H_in).
-        after: the same after it.
+        before: the weights W_l of the layers 1 .. L + 1 before the step, each (..., H_out, H_in); in float32 and wider
+            types they become W_l − W_l', so that no other memory is touched.
+        after: the same after it, W_l'.
+        squares: ‖W_l‖² before the step, (..., L + 1), where they are known.
         members: number of leading dimensions.
 
     Returns:
         `update/ratio/{l}` (..., L + 1), NaN where ‖W_l‖ = 0.
     """
-    norms = squared_norms(_changes_and_weights(before, after), members).sqrt()  # (..., 2 (L + 1))
-    return {"update/ratio/{l}": ratio(norms[..., 0::2], norms[..., 1::2])}
-
-
-def _changes_and_weights(before: Sequence[Tensor], after: Sequence[Tensor]) -> Iterator[Tensor]:
-    for old, new in zip(before, after, strict=True):
-        # One float32 subtraction is exact to rounding; of anything shorter it would not be.
-        yield new - old if old.dtype.itemsize >= 4 else widen(new) - widen(old)
-        yield old
+    sizes = squared_norms(before, members) if squares is None else squares
+    # One float32 subtraction is exact to rounding; of anything shorter it would not be.
+    changes = (
+        old.sub_(new) if old.dtype.itemsize >= 4 else widen(new) - widen(old)
+        for old, new in zip(before, after, strict=True)
+    )
+    return {"update/ratio/{l}": ratio(squared_norms(changes, members).sqrt(), sizes.sqrt())}
 
 
 # ---- signal ---------------------------------------------------------------------------------------------------------
@@ -223,14 +226,15 @@ def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     """
     if not values:
         return {}
-    names = [
-        key.replace("{l}", str(layer))
-        for key, value in values.items()
-        for layer in range(1, 1 + (len(value) if "{l}" in key else 1))
-    ]
+    names = [name for key, value in values.items() for name in _names(key, len(value) if "{l}" in key else 1)]
     wides = [value if value.dtype == torch.float64 else widen(value) for value in values.values()]
     numbers: list[float] = torch.cat([value.reshape(-1) for value in wides]).tolist()
     return dict(zip(names, numbers, strict=True))
+
+
+@cache
+def _names(key: str, layers: int) -> list[str]:
+    return [key.replace("{l}", str(layer)) for layer in range(1, 1 + layers)]
 
 
 def _around_mean(a: Tensor) -> tuple[Tensor, Tensor]:

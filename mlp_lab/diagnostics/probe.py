@@ -20,9 +20,9 @@ from mlp_lab.diagnostics.gradients import (
     gradient_norms,
     signal,
     signal_sums,
-    update_ratios,
+    update_ratios_,
 )
-from mlp_lab.diagnostics.norms import widen
+from mlp_lab.diagnostics.norms import squared_norms, widen
 from mlp_lab.diagnostics.rank import at_least_float32
 from mlp_lab.diagnostics.units import saturated_entries
 from mlp_lab.model.activations import ACTIVATIONS, derivative
@@ -44,6 +44,7 @@ class StepProbe:
         self._values: Values = {}
         self._sums: SignalSums | None = None
         self._before: list[Tensor] = []
+        self._sizes: Tensor | None = None  # (L + 1): ‖W_l‖² of those
         self._saturated: Tensor | None = None  # (2, L): saturated entries, and all
         self._loss_scale = 1.0
         self._unscales = False
@@ -62,7 +63,7 @@ class StepProbe:
     def rest(self) -> None:
         """Lets everything go that was captured, and leaves the hooks in for the next step."""
         self.capture.clear()
-        self._values, self._sums, self._before, self._saturated = {}, None, [], None
+        self._values, self._sums, self._before, self._sizes, self._saturated = {}, None, [], None, None
 
     @torch.no_grad()
     def before_step(self, trainer: L.Trainer, optimizer: Optimizer) -> None:
@@ -81,6 +82,7 @@ class StepProbe:
             self._saturated = self._saturation()
         if "updates" in self.groups:
             self._before = [linear.weight.detach().clone() for linear in self.mlp.linears]
+            self._sizes = squared_norms(self._before)
 
     @property
     def gradient_norm(self) -> Tensor | None:
@@ -99,7 +101,8 @@ class StepProbe:
             clipped = self._gradient_norms(trainer)["grad/norm"] if self._can_clip(trainer) else norm
             values |= clipping(norm, clipped)
         if self._before:
-            values |= update_ratios(self._before, [linear.weight.detach() for linear in self.mlp.linears])
+            after = [linear.weight.detach() for linear in self.mlp.linears]
+            values |= update_ratios_(self._before, after, self._sizes)
         if self._sums is not None:
             sums = combine(gather(self._sums))
             # The gradient is that of a mean over all rows, times the scale of the loss, divided by the accumulated

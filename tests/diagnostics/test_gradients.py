@@ -22,8 +22,9 @@ from mlp_lab.diagnostics.gradients import (
     signal,
     signal_sums,
     to_floats,
-    update_ratios,
+    update_ratios_,
 )
+from mlp_lab.diagnostics.norms import squared_norms
 
 WIDTHS = (5, 5, 4)
 SKIPS = [False, True, False]
@@ -111,13 +112,15 @@ def test_gradient_norms_of_a_frozen_network() -> None:
 def test_members_have_norms_of_their_own() -> None:
     weights, biases = [normal(2, 3, 4, 5, seed=0), normal(2, 3, 2, 4, seed=1)], [normal(2, 3, 4, seed=2)]
     after = [weight + 0.01 * normal(*weight.shape, seed=7) for weight in weights]
-    together = gradient_norms(weights, biases, members=2) | update_ratios(weights, after, members=2)
+    together = gradient_norms(weights, biases, members=2) | update_ratios_(
+        [one.clone() for one in weights], after, members=2
+    )
     assert together["grad/norm"].shape == (2, 3)
     assert together["grad/norm/{l}"].shape == together["update/ratio/{l}"].shape == (2, 3, 2)
     for i in range(2):
         for j in range(3):
             alone = gradient_norms([one[i, j] for one in weights], [one[i, j] for one in biases])
-            alone |= update_ratios([one[i, j] for one in weights], [one[i, j] for one in after])
+            alone |= update_ratios_([one[i, j].clone() for one in weights], [one[i, j] for one in after])
             for name, value in alone.items():
                 torch.testing.assert_close(together[name][i, j], value, **TIGHT)
 
@@ -133,7 +136,9 @@ def test_clipping() -> None:
 def test_update_ratios(dtype: torch.dtype) -> None:
     before = [normal(4, 3, seed=0).to(dtype), torch.zeros(2, 4, dtype=dtype), normal(2, 2, seed=1).to(dtype)]
     after = [before[0] + 1e-2 * normal(4, 3, seed=2).to(dtype), torch.ones(2, 4, dtype=dtype), before[2].clone()]
-    found = to_floats(update_ratios(before, after))
+    copies = [one.clone() for one in before]
+    found = to_floats(update_ratios_(copies, after, squared_norms(before)))
+    assert found.keys() == to_floats(update_ratios_([one.clone() for one in before], after)).keys()
     first = norm(after[0].double() - before[0].double()) / norm(before[0])
     # a float32 difference is rounded to 6e-8 of itself; the shorter format is subtracted in float64
     assert_equal(found, {"update/ratio/1": first, "update/ratio/2": math.nan, "update/ratio/3": 0.0}, tolerance=1e-6)

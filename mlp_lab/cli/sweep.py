@@ -88,9 +88,6 @@ def sweep(arguments: Sequence[str]) -> None:
     space = Space.read(settings.space, depth=builder.depth)
     check_space(builder, settings, space)
     backend = build_backend(settings, builder)
-    unheard = [code for code in settings.diagnosis.prune if code != "nonfinite"]
-    if unheard and backend.batch > 1:
-        print(f"trained together, trials end at nonfinite alone; {', '.join(unheard)} need --backend serial")
     run_sweep(settings, space, backend, directory, base=builder.config)
     print(directory)
 

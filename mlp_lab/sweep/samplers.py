@@ -20,6 +20,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, Q
 from optuna.trial import FrozenTrial, TrialState
 
 from mlp_lab.errors import UserError, nearest, unknown
+from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.settings import Choice
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import quiet
@@ -34,6 +35,7 @@ class Grid(GridSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Does nothing: Optuna would stop a loop that is not running."""
 
+    @uninterrupted()
     def left(self, study: Study) -> int:
         """Returns how many points of the grid no trial has, running ones included."""
         return len(self._get_unvisited_grid_ids(study))

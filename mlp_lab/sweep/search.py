@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import optuna
 from optuna import Study
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.interrupts import terminable, uninterrupted
 from mlp_lab.sweep.pruning import Nothing, build_judge
 from mlp_lab.sweep.results import Progress, print_top, write_results
 from mlp_lab.sweep.runs import Backend, Judge, Outcome, Point
@@ -72,7 +69,7 @@ def run_sweep(
     directory.mkdir(parents=True, exist_ok=True)
     study = open_study(study_settings, space, storage, sampler, directions=directions, base=base or {})
     judge = build_judge(study_settings.pruner, StudyHistory(study), maximize=maximize)
-    with Lease(study._storage, study_settings.heartbeat) as lease, _terminable():
+    with Lease(study._storage, study_settings.heartbeat) as lease, terminable():
         trials = Trials(
             study,
             space,
@@ -151,9 +148,10 @@ class Search:
         points: dict[int, Point] = {}
 
         def tell(outcome: Outcome) -> None:
-            trial = self.trials.tell(outcome)
-            if trial is not None:
-                self.progress.trial(trial, points[outcome.number])
+            with uninterrupted():
+                trial = self.trials.tell(outcome)
+                if trial is not None:
+                    self.progress.trial(trial, points[outcome.number])
 
         asked = self.trials.ask(count)
         points |= {point.number: point for point in asked}
@@ -198,6 +196,7 @@ class Search:
             product *= len(values)
         return min(budget or product + size, product + size)
 
+    @uninterrupted()
     def _write(self) -> None:
         write_results(self.directory, self.study, self.space, self.base, self.settings.study.metric)
 
@@ -240,22 +239,3 @@ def _is_interrupt(error: BaseException) -> bool:
     if isinstance(error, SystemExit):
         return isinstance(error.__context__, KeyboardInterrupt)
     return isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Lets SIGTERM end the search as Ctrl-C does, and gives both back as they were."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.settings import StudySettings
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import quiet
@@ -30,6 +31,7 @@ class StudyHistory:
     def __init__(self, study: Study) -> None:
         self.study = study
 
+    @uninterrupted()
     def at(self, epoch: int, *, complete: bool = False) -> dict[int, float]:
         """Returns number -> value after `epoch` of every trial that was measured there."""
         states = (TrialState.COMPLETE,) if complete else (TrialState.COMPLETE, TrialState.PRUNED)

@@ -18,6 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.runs import Outcome, Point
 from mlp_lab.sweep.samplers import Maker
@@ -79,22 +80,28 @@ class Trials:
         """Asks for a batch of points; those that wait come first."""
         points: list[Point] = []
         while len(points) < count:
-            with quiet():
-                trial = self.study.ask()
-            self.lease.add(trial._trial_id)
-            self.open[trial.number] = trial
-            trial.set_user_attr(WORKER, self.worker)
-            if not points:
-                self.study.sampler = self.maker(trial.number)
-            if self._is_double(trial):
-                self._fail(trial.number, DOUBLE)
-                continue
-            with quiet():
-                settings = self.space.suggest(trial)
-            seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
-            trial.set_user_attr(SEED, seed)
-            points.append(Point(number=trial.number, seed=seed, settings=settings))
+            point = self._ask(is_first=not points)
+            points += [point] if point else []
         return points
+
+    @uninterrupted()
+    def _ask(self, *, is_first: bool) -> Point | None:
+        """Asks for a point; None where another worker has it."""
+        with quiet():
+            trial = self.study.ask()
+        self.lease.add(trial._trial_id)
+        self.open[trial.number] = trial
+        trial.set_user_attr(WORKER, self.worker)
+        if is_first:
+            self.study.sampler = self.maker(trial.number)
+        if self._is_double(trial):
+            self._fail(trial.number, DOUBLE)
+            return None
+        with quiet():
+            settings = self.space.suggest(trial)
+        seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
+        trial.set_user_attr(SEED, seed)
+        return Point(number=trial.number, seed=seed, settings=settings)
 
     def _is_double(self, trial: Trial) -> bool:
         origin = trial.user_attrs.get(ORIGIN)
@@ -103,6 +110,7 @@ class Trials:
 
     # ---- tell -------------------------------------------------------------------------------------------------------
 
+    @uninterrupted()
     def tell(self, outcome: Outcome) -> FrozenTrial | None:
         """Stores an outcome; returns the trial, or None where it came too late or for no open trial."""
         trial = self.open.get(outcome.number)
@@ -167,6 +175,7 @@ class Trials:
             return None
         return [max(column, key=lambda v: worth(v, m)) for column, m in zip(finite, self.maximize, strict=True)]
 
+    @uninterrupted()
     def abandon(self, reason: str) -> int:
         """Fails what is asked and not told, to be asked again; returns how many."""
         numbers = list(self.open)
@@ -191,6 +200,7 @@ class Trials:
 
     # ---- rescue -----------------------------------------------------------------------------------------------------
 
+    @uninterrupted()
     def rescue(self) -> int:
         """Fails the trials of dead workers and lets their points wait; returns how many there were."""
         with quiet():
@@ -234,6 +244,7 @@ class Trials:
             self.enqueue(trial.params, f"retry of {trial.number}", attributes, system)
         return len(lost)
 
+    @uninterrupted()
     def enqueue(
         self,
         params: Mapping[str, Any],
@@ -252,6 +263,7 @@ class Trials:
             )
         )
 
+    @uninterrupted()
     def counts(self) -> Counts:
         """Counts the trials."""
         trials = self.study.get_trials(deepcopy=False)

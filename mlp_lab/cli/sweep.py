@@ -27,7 +27,8 @@ keys of the sweep (in its YAML, or as flags):
   base FILE            the config that every trial starts from
   trials N             trials to finish; what is cut off is trained again and does not count
   minutes M            no batch begins later than this, instead or beside
-  backend NAME         population (trained together, the default) or serial
+  backend NAME         population (trained together, the default), serial, or slurm:
+                       an array of jobs, each a worker on the same study
   population N         trials asked and trained together (16)
   seeds N              runs per trial, whose mean is its value (1)
   seed N               seed of the sampler, and of the first run (0)
@@ -44,9 +45,13 @@ keys of the sweep (in its YAML, or as flags):
   study.sampler NAME   tpe, gp, random, grid, qmc, cmaes, or the path of an Optuna class
   study.pruner NAME    asha, hyperband, median or none
                        both also {name: NAME, ARGUMENT: VALUE}
-  study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB (study.db)
+  study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
+                       grpc://HOST:PORT (study.db)
   study.retries N      how often a trial that was cut off is trained again (2)
   study.heartbeat S    seconds between a worker's signs of life (15)
+  cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
+                       minutes (240), partition, account, extra, setup, backend (population);
+                       executor slurm, or local: processes of this machine
 
 options:
   --storage URL        short for --study.storage
@@ -57,7 +62,7 @@ It writes study.db, trials.csv and best.yaml, which `fit --config` trains.
 Watch it: optuna-dashboard sqlite:///runs/sweeps/NAME/study.db
 """
 SHORT = {"storage": "study.storage"}
-NESTED = ("study", "diagnosis")
+NESTED = ("study", "diagnosis", "cluster")
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -73,7 +78,11 @@ def sweep(arguments: Sequence[str]) -> None:
     content, rest, directory = read_sweep(arguments)
     settings = SweepSettings.read(content)
     if settings.backend == "slurm":
-        raise UserError("backend: slurm is not available yet; use population or serial, one worker per node")
+        from mlp_lab.sweep.cluster import check_cluster, check_storage
+        from mlp_lab.sweep.storage import storage_url
+
+        check_cluster(settings.cluster)
+        check_storage(settings.cluster, storage_url(settings.study.storage, directory))
     from mlp_lab.cli.commands import quieten
     from mlp_lab.cli.trial import TrialBuilder, build_backend
     from mlp_lab.sweep.search import run_sweep
@@ -87,6 +96,11 @@ def sweep(arguments: Sequence[str]) -> None:
     builder = TrialBuilder(rest)
     space = Space.read(settings.space, depth=builder.depth)
     check_space(builder, settings, space)
+    if settings.backend == "slurm":
+        from mlp_lab.cli.fleet import run_fleet
+
+        run_fleet(settings, space, directory, builder.config, arguments)
+        return
     backend = build_backend(settings, builder)
     run_sweep(settings, space, backend, directory, base=builder.config)
     print(directory)
@@ -161,7 +175,7 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         inner = group.get(parent)
         if isinstance(inner, str):
-            inner = {"name": inner}
+            inner = {"executor" if parent == "cluster" else "name": inner}
         elif inner is None:
             default = getattr(StudySettings, parent, None) if group is not content else None
             inner = {"name": default.name} if default is not None else {}

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HELD = (*SIGNALS, signal.SIGUSR1, signal.SIGUSR2)  # the last two announce the end of a cluster's job
 INSIST = 3  # so many interrupts end even a storage that hangs
 
 
@@ -52,7 +53,8 @@ def uninterrupted() -> Iterator[None]:
             waiting.clear()
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    handled = [number for number in HELD if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, note) for number in handled}
     try:
         yield
     finally:

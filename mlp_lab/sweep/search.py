@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlp_lab.sweep.interrupts import terminable, uninterrupted
 from mlp_lab.sweep.pruning import Nothing, build_judge
 from mlp_lab.sweep.results import Progress, print_top, write_results
 from mlp_lab.sweep.runs import Backend, Judge, Outcome, Point
-from mlp_lab.sweep.samplers import ONLY_COMPLETE, Grid, sampler_maker
+from mlp_lab.sweep.samplers import ONLY_COMPLETE, Grid, Maker, sampler_maker
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import open_storage, storage_url
@@ -54,20 +55,9 @@ def run_sweep(
         UserError: The sampler, the pruner, a point or the storage is not usable, or the study is another one.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished trials are kept, and the others wait to be asked again.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study, maker, enqueued = prepare(settings, space, directory, base=base, directions=directions)
     study_settings = settings.study
-    objectives = len(study_settings.metric)
-    maker = sampler_maker(study_settings.sampler, space, settings.seed, objectives=objectives)
-    enqueued = [space.to_params(point) for point in settings.enqueue]
-    directions = directions or study_settings.direction or default_directions(study_settings.metric)
-    maximize = directions[0] == "maximize"
-    build_judge(study_settings.pruner, Nothing(), maximize=maximize)  # refused before anything is made
-    sampler = maker(0)
-    if isinstance(sampler, Grid):
-        _check_whole(enqueued, space)
-    storage = open_storage(storage_url(study_settings.storage, directory), study_settings.heartbeat)
-    directory.mkdir(parents=True, exist_ok=True)
-    study = open_study(study_settings, space, storage, sampler, directions=directions, base=base or {})
+    maximize = study.directions[0].name == "MAXIMIZE"
     judge = build_judge(study_settings.pruner, StudyHistory(study), maximize=maximize)
     with Lease(study._storage, study_settings.heartbeat) as lease, terminable():
         trials = Trials(
@@ -88,6 +78,38 @@ def run_sweep(
     return study
 
 
+def prepare(
+    settings: SweepSettings,
+    space: Space,
+    directory: Path,
+    *,
+    base: Mapping[str, Any] | None = None,
+    directions: tuple[str, ...] = (),
+) -> tuple[Study, Maker, list[dict[str, Any]]]:
+    """Makes the study, or finds it again; the arguments are those of `run_sweep`.
+
+    Returns:
+        The study, the maker of its samplers, and the points to try first.
+
+    Raises:
+        UserError: The sampler, the pruner, a point or the storage is not usable, or the study is another one.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study_settings = settings.study
+    objectives = len(study_settings.metric)
+    maker = sampler_maker(study_settings.sampler, space, settings.seed, objectives=objectives)
+    enqueued = [space.to_params(point) for point in settings.enqueue]
+    directions = directions or study_settings.direction or default_directions(study_settings.metric)
+    build_judge(study_settings.pruner, Nothing(), maximize=False)  # refused before anything is made
+    sampler = maker(0)
+    if isinstance(sampler, Grid):
+        _check_whole(enqueued, space)
+    storage = open_storage(storage_url(study_settings.storage, directory), study_settings.heartbeat)
+    directory.mkdir(parents=True, exist_ok=True)
+    study = open_study(study_settings, space, storage, sampler, directions=directions, base=base or {})
+    return study, maker, enqueued
+
+
 class Search:
     """The loop of one worker; the arguments are those of `run_sweep`, made ready."""
 
@@ -105,7 +127,7 @@ class Search:
         self.settings, self.space, self.backend, self.judge = settings, space, backend, judge
         self.trials, self.directory, self.base = trials, directory, base
         self.study = trials.study
-        self.budget = self._budget()
+        self.budget = trials_to_finish(settings, space)
         self.progress = Progress(self.study, settings.study.metric, self.budget, show)
         self.show = show
         self.start = time.monotonic()
@@ -185,20 +207,18 @@ class Search:
             time.sleep(POLL_SECONDS)
             self.trials.rescue()
 
-    def _budget(self) -> int | None:
-        """Returns the trials to finish; a grid has no more than its points."""
-        budget = self.settings.trials
-        if self.settings.study.sampler.name != "grid":
-            return budget
-        size = len(self.settings.enqueue)
-        product = 1
-        for values in self.space.grid().values():
-            product *= len(values)
-        return min(budget or product + size, product + size)
-
     @uninterrupted()
     def _write(self) -> None:
         write_results(self.directory, self.study, self.space, self.base, self.settings.study.metric)
+
+
+def trials_to_finish(settings: SweepSettings, space: Space) -> int | None:
+    """Returns the budget, None where time is the only one; a grid has no more trials than its points."""
+    budget = settings.trials
+    if settings.study.sampler.name != "grid":
+        return budget
+    points = len(settings.enqueue) + math.prod(len(values) for values in space.grid().values())
+    return min(budget or points, points)
 
 
 def default_directions(metrics: tuple[str, ...]) -> tuple[str, ...]:

@@ -89,6 +89,47 @@ class DiagnosisSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """The workers of the backend slurm: jobs of one node each, that share the study."""
+
+    executor: str = "slurm"
+    """slurm, or local: the same workers as processes of this machine."""
+    workers: int = 1
+    """Jobs of the array."""
+    at_once: int | None = None
+    """How many of them run at a time; all, if left out."""
+    backend: str = "population"
+    """How each worker trains: population or serial."""
+    minutes: int = 240
+    """Time limit of a job; one whose time is up, or that is preempted, is queued again."""
+    gpus: int = 0
+    """GPUs of a job."""
+    cpus: int | None = None
+    """Cores of a job, and the threads it uses."""
+    memory: float | None = None
+    """Memory of a job, in GB."""
+    partition: str | None = None
+    """Partition that it is submitted to."""
+    account: str | None = None
+    """Account that it is charged to."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """More options of `sbatch`: {qos: high, exclude: node7}."""
+    setup: tuple[str, ...] = ()
+    """Shell commands that a job begins with, such as `module load cuda`."""
+
+    def __post_init__(self) -> None:
+        for name, accepted in (("executor", ("slurm", "local")), ("backend", BACKENDS[:2])):
+            if getattr(self, name) not in accepted:
+                value = getattr(self, name)
+                raise UserError(f"cluster.{name}: {value!r} is unknown; accepted: {', '.join(accepted)}")
+        for name in ("workers", "at_once", "minutes", "cpus"):
+            _at_least(f"cluster.{name}", getattr(self, name), 1)
+        _at_least("cluster.gpus", self.gpus, 0)
+        if self.memory is not None and not self.memory > 0:
+            raise UserError(f"cluster.memory: {self.memory:g} GB is none; use a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepSettings:
     """The YAML of a sweep."""
 
@@ -101,7 +142,7 @@ class SweepSettings:
     minutes: float | None = None
     """No batch begins later than this after the start."""
     backend: str = "population"
-    """population (trained together) or serial (one after another)."""
+    """population (trained together), serial (one after another) or slurm (by the workers of `cluster`)."""
     population: int = 16
     """Trials that are asked and trained together; 1 is one at a time."""
     seeds: int = 1
@@ -114,6 +155,8 @@ class SweepSettings:
     """Points to try first: config key to value; keys that are left out are sampled."""
     diagnosis: DiagnosisSettings = DiagnosisSettings()
     """What the diagnosis does."""
+    cluster: ClusterSettings = ClusterSettings()
+    """The workers of the backend slurm."""
 
     def __post_init__(self) -> None:
         if not self.base:
@@ -152,10 +195,21 @@ class SweepSettings:
         diagnosis = _known(DiagnosisSettings, "diagnosis", values.pop("diagnosis", None) or {})
         if "prune" in diagnosis:
             diagnosis["prune"] = _names("diagnosis.prune", diagnosis["prune"])
+        cluster = values.pop("cluster", None) or {}
+        cluster = _known(ClusterSettings, "cluster", {"executor": cluster} if isinstance(cluster, str) else cluster)
+        if "setup" in cluster:
+            cluster["setup"] = _names("cluster.setup", cluster["setup"])
+        if not isinstance(cluster.get("extra", {}), Mapping):
+            raise UserError(f"cluster.extra: {cluster['extra']!r} is not a group of options; use {{qos: high}}")
         if not isinstance(values.get("space", {}), Mapping):
             raise UserError(f"space: {values['space']!r} is not a group of keys; write them below it, indented")
         values["enqueue"] = _points(values.get("enqueue") or [])
-        return cls(study=StudySettings(**study), diagnosis=DiagnosisSettings(**diagnosis), **values)
+        return cls(
+            study=StudySettings(**study),
+            diagnosis=DiagnosisSettings(**diagnosis),
+            cluster=ClusterSettings(**cluster),
+            **values,
+        )
 
 
 def _known(cls: type[Any], group: str, content: object) -> dict[str, Any]:
@@ -175,7 +229,7 @@ def _known(cls: type[Any], group: str, content: object) -> dict[str, Any]:
 def _typed(key: str, known: Any, value: Any) -> Any:
     """Checks numbers and text; the groups are read by their own functions."""
     kind = str(known.type)
-    if value is None and ("None" in kind or kind.startswith(("Study", "Diagnosis", "dict", "tuple"))):
+    if value is None and ("None" in kind or kind.startswith(("Study", "Diagnosis", "Cluster", "dict", "tuple"))):
         return None if "None" in kind else _default(known)
     if kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool)):
         raise UserError(f"{key}: {value!r} is not accepted; use an integer")

@@ -17,6 +17,7 @@ from mlp_lab.errors import UserError
 
 GRACE = 4  # heartbeats without which a worker is given up
 ATTEMPTS = 5  # two workers that start at once may both try to make the tables
+PROXY_SECONDS = 10  # a server of the storage must answer within
 LOCK_SECONDS = 60  # an SQLite writer waits so long for another
 
 
@@ -45,7 +46,8 @@ def storage_url(url: str | None, directory: Path) -> str:
         if url.startswith(name):
             return f"postgresql+psycopg://{url.removeprefix(name)}"
     if "://" not in url:
-        raise UserError(f"study.storage: {url!r} is no address; use journal:FILE, sqlite:///FILE or postgresql://...")
+        accepted = "journal:FILE, sqlite:///FILE, postgresql://USER@HOST/DB or grpc://HOST:PORT"
+        raise UserError(f"study.storage: {url!r} is no address; use {accepted}")
     return url
 
 
@@ -66,6 +68,8 @@ def open_storage(url: str, heartbeat: int) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(path)))
         except OSError as error:
             raise UserError(f"study.storage: {path} cannot be written ({error.strerror})") from error
+    if url.startswith("grpc://"):
+        return _proxy(url)
     if url.startswith("sqlite:///"):
         _make_folder(Path(url.removeprefix("sqlite:///")).parent)
     for attempt in range(ATTEMPTS):
@@ -96,6 +100,24 @@ def _database(url: str, heartbeat: int) -> RDBStorage:
     arguments = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     with quiet():
         return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
+
+
+def _proxy(url: str) -> BaseStorage:
+    """Opens the server of Optuna's `run_grpc_proxy_server`, which spares a database the many connections."""
+    try:
+        from optuna.storages import GrpcStorageProxy
+
+        host, _, port = url.removeprefix("grpc://").rpartition(":")
+        with quiet():
+            storage = GrpcStorageProxy(host=host, port=int(port))
+        storage.wait_server_ready(timeout=PROXY_SECONDS)
+    except ImportError as error:
+        raise UserError(f"study.storage: {url} needs grpcio: pip install 'mlp_lab[cluster]'") from error
+    except ValueError as error:
+        raise UserError(f"study.storage: {url!r} has no port; use grpc://HOST:PORT") from error
+    except ConnectionError as error:
+        raise UserError(f"study.storage: {url} cannot be reached (no server answers)") from error
+    return storage
 
 
 def _make_folder(folder: Path) -> None:

@@ -36,7 +36,7 @@ class Counts(NamedTuple):
     """How far a study is."""
 
     finished: int  # trained, pruned, or failed by themselves
-    running: int  # of other workers
+    running: int  # asked and not told
     waiting: int  # points to be asked
 
 
@@ -263,12 +263,17 @@ class Trials:
             )
         )
 
-    @uninterrupted()
     def counts(self) -> Counts:
-        """Counts the trials."""
-        trials = self.study.get_trials(deepcopy=False)
-        states = [trial.state for trial in trials]
-        failed = sum(one.state == TrialState.FAIL and ERROR in one.user_attrs for one in trials)
-        finished = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) + failed
-        running = states.count(TrialState.RUNNING) - len(self.open)
-        return Counts(finished, running, states.count(TrialState.WAITING))
+        """Counts the trials; those that are open here do not count as running."""
+        counts = count_trials(self.study)
+        return counts._replace(running=counts.running - len(self.open))
+
+
+@uninterrupted()
+def count_trials(study: Study) -> Counts:
+    """Counts the trials of a study."""
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state for trial in trials]
+    failed = sum(one.state == TrialState.FAIL and ERROR in one.user_attrs for one in trials)
+    finished = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) + failed
+    return Counts(finished, states.count(TrialState.RUNNING), states.count(TrialState.WAITING))

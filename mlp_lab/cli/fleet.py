@@ -1,0 +1,109 @@
+"""`sweep --backend slurm`: submits the workers, follows their study, and ends with the results of all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna import Study
+
+from mlp_lab.sweep.cluster import Fleet
+from mlp_lab.sweep.interrupts import terminable
+from mlp_lab.sweep.results import Progress, best_trials, print_top, write_results
+from mlp_lab.sweep.search import prepare, trials_to_finish
+from mlp_lab.sweep.settings import SweepSettings
+from mlp_lab.sweep.space import Space
+from mlp_lab.sweep.trials import count_trials
+
+SHOW_SECONDS = 10.0  # between lines that say how far the study is
+
+
+class Worker:
+    """One worker: the same sweep, in the folder it was submitted from.
+
+    Args:
+        words: The command's arguments.
+        folder: Where it was typed.
+    """
+
+    def __init__(self, words: Sequence[str], folder: Path) -> None:
+        self.words, self.folder = tuple(words), folder
+
+    def __call__(self) -> None:
+        """Runs the sweep; mlp_lab's other modules are imported only now."""
+        os.chdir(self.folder)
+        from mlp_lab.cli.sweep import sweep
+
+        sweep(self.words)
+
+
+def run_fleet(
+    settings: SweepSettings, space: Space, directory: Path, base: Mapping[str, Any], arguments: Sequence[str]
+) -> None:
+    """Submits the workers of a sweep and waits for them.
+
+    Args:
+        settings: The sweep.
+        space: Its space.
+        directory: Where its results and the workers' logs are written.
+        base: The resolved config that every trial starts from.
+        arguments: The arguments of the command; each worker runs them with another backend.
+
+    Raises:
+        UserError: The study is another one, or the cluster refuses the jobs.
+        SystemExit: No worker is left and trials are missing.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the jobs are cancelled, and their trials wait to be asked again.
+    """
+    directory = directory.absolute()
+    fleet = Fleet(settings.cluster, directory / "workers", settings.study.name)
+    study, _, _ = prepare(settings, space, directory, base=base)
+    metrics, budget = settings.study.metric, trials_to_finish(settings, space)
+    before = count_trials(study).finished
+    if budget is None or before < budget:
+        with terminable():
+            troubles = _work(fleet, study, metrics, budget, Worker(_words(settings, directory, arguments), Path.cwd()))
+    else:
+        troubles = []
+    for line in troubles:
+        print(line)
+    write_results(directory, study, space, base, metrics)
+    print_top(study, space, metrics)
+    print(directory)
+    finished = count_trials(study).finished
+    if troubles and (budget is None or finished < budget):
+        of = f" of {budget:,}" if budget else ""
+        raise SystemExit(f"error: the workers have ended with {finished:,}{of} trials: go on with the same command")
+
+
+def _words(settings: SweepSettings, directory: Path, arguments: Sequence[str]) -> list[str]:
+    return [*arguments, "--backend", settings.cluster.backend, "--run.dir", str(directory)]
+
+
+def _work(fleet: Fleet, study: Study, metrics: Sequence[str], budget: int | None, worker: Worker) -> list[str]:
+    """Submits the workers and says how far they are until none is left; returns what became of the others."""
+    progress = Progress(study, tuple(metrics), budget)
+    before = count_trials(study).finished
+    shown = time.monotonic()
+
+    def look(left: int) -> None:
+        nonlocal shown
+        finished = count_trials(study).finished
+        if finished - before == progress.told or time.monotonic() - shown < SHOW_SECONDS:
+            return
+        shown, progress.told, progress.best = time.monotonic(), finished - before, next(iter(best_trials(study)), None)
+        progress.status(finished)
+
+    try:
+        queued = fleet.submit(worker)
+        count = fleet.settings.workers
+        print(f"{count} worker{'s' if count != 1 else ''} submitted as job {queued}; their logs: {fleet.folder}")
+        return fleet.follow(look)
+    except KeyboardInterrupt as error:
+        fleet.cancel()
+        kept = count_trials(study).finished
+        raise KeyboardInterrupt(
+            f"the workers are cancelled and {kept} trials are kept: go on with the same command"
+        ) from error

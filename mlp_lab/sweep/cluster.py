@@ -72,7 +72,7 @@ class Fleet:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError
 
-        executor = AutoExecutor(folder=self.folder.absolute() / "%j", cluster=self.settings.executor)
+        executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor)
         executor.update_parameters(**self._parameters())
         try:
             with executor.batch():

@@ -5,17 +5,21 @@ Run as a program, it is a worker of a sweep: `python -m tests.sweep.quadratic DI
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
 
+ROOT = Path(__file__).parents[2]
 EPOCHS = 9
 SPACE = {
     "x": {"type": "float", "low": -1.0, "high": 1.0},
@@ -70,6 +74,34 @@ def sweep(trials: int | None = 12, **changes: Any) -> SweepSettings:
     """Returns the settings of a sweep over the parabola."""
     study = {"name": "parabola", "pruner": "none", "heartbeat": 1, **changes.pop("study", {})}
     return SweepSettings.read({"base": "none.yaml", "trials": trials, "space": SPACE, "study": study, **changes})
+
+
+def worker(folder: Path, trials: int, seconds: float, storage: str = "") -> subprocess.Popen[str]:
+    """Starts a search in a process of its own."""
+    words = [sys.executable, "-m", "tests.sweep.quadratic", str(folder), str(trials), str(seconds), storage]
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_trials(process: subprocess.Popen[str], count: int) -> None:
+    """Reads a worker's lines until so many trials have ended."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        count -= line.startswith("trial ")
+        if count <= 0:
+            return
+    raise AssertionError("it ended early")
+
+
+def check_whole(study: optuna.Study, trials: int) -> None:
+    """No trial is lost, doubled or stuck."""
+    assert [one.number for one in study.trials if not one.state.is_finished()] == []
+    done = [one for one in study.trials if one.state.name == "COMPLETE"]
+    assert len(done) == trials
+    assert len({(one.params["x"], one.params["kind"]) for one in done}) == trials
+    lost = [one for one in study.trials if one.state.name == "FAIL" and one.params]
+    origins = [one.user_attrs["origin"] for one in study.trials if "origin" in one.user_attrs]
+    assert len(set(origins)) == len(origins)
+    assert set(origins) == {f"retry of {one.number}" for one in lost}
 
 
 if __name__ == "__main__":

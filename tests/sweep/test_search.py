@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.space import Space
-from tests.sweep.quadratic import SPACE, Quadratic, outcome, sweep
+from tests.sweep.quadratic import SPACE, Quadratic, check_whole, outcome, sweep, wait_for_trials, worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,33 +134,6 @@ def test_mistakes_leave_no_study_behind(changes: dict[str, Any], line: str, tmp_
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
-
-
-def worker(folder: Path, trials: int, seconds: float, storage: str = "") -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "tests.sweep.quadratic", str(folder), str(trials), str(seconds), storage]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_for_trials(process: subprocess.Popen[str], count: int) -> None:
-    """Reads a worker's lines until so many trials have ended."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        count -= line.startswith("trial ")
-        if count <= 0:
-            return
-    raise AssertionError("it ended early")
-
-
-def check_whole(study: optuna.Study, trials: int) -> None:
-    """No trial is lost, doubled or stuck."""
-    assert [one.number for one in study.trials if not one.state.is_finished()] == []
-    done = [one for one in study.trials if one.state.name == "COMPLETE"]
-    assert len(done) == trials
-    assert len({(one.params["x"], one.params["kind"]) for one in done}) == trials
-    lost = [one for one in study.trials if one.state.name == "FAIL" and one.params]
-    origins = [one.user_attrs["origin"] for one in study.trials if "origin" in one.user_attrs]
-    assert len(set(origins)) == len(origins)
-    assert set(origins) == {f"retry of {one.number}" for one in lost}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_a_password_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("url", "line"),
     [
-        ("study.db", "study.storage: 'study.db' is no address; use journal:FILE, sqlite:///FILE or postgresql://..."),
+        ("study.db", "study.storage: 'study.db' is no address; use journal:FILE, sqlite:///FILE, "),
         ("nosql://x/y", "study.storage: nosql://x/y cannot be reached (no such kind of database; use sqlite or "),
         ("sqlite:////proc/no/study.db", "study.storage: /proc/no cannot be written ("),
         ("journal:/proc/no/study.log", "study.storage: /proc/no/study.log cannot be written ("),

@@ -1,0 +1,117 @@
+"""Searches whose study is kept by a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import optuna
+import pytest
+from optuna.storages import run_grpc_proxy_server
+
+from mlp_lab.errors import UserError
+from mlp_lab.sweep.search import run_sweep
+from mlp_lab.sweep.space import Space
+from mlp_lab.sweep.storage import open_storage, storage_url
+from tests.cluster.servers import free_port
+from tests.sweep.quadratic import Quadratic, check_whole, sweep, wait_for_trials, worker
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+@pytest.fixture
+def storage(database: str, tmp_path: Path) -> str:
+    """The address of a database of its own."""
+    import psycopg
+
+    name = f"test_{time.monotonic_ns()}"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return database.rpartition("/")[0] + f"/{name}"
+
+
+def search(storage: str, folder: Path, trials: int) -> optuna.Study:
+    settings = sweep(trials, study={"storage": storage})
+    return run_sweep(settings, Space.read(settings.space), Quadratic(), folder, directions=("minimize",))
+
+
+def test_it_finds_the_least_and_goes_on(storage: str, tmp_path: Path) -> None:
+    search(storage, tmp_path, 8)
+    study = search(storage, tmp_path, 16)
+    check_whole(study, 16)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.yaml", "trials.csv"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str, tmp_path: Path) -> None:
+    with worker(tmp_path, 12, 1.0, storage) as process:
+        wait_for_trials(process, 4)
+        time.sleep(0.3)  # into the second batch
+        process.send_signal(end)
+        process.communicate()
+    study = search(storage, tmp_path, 12)
+    check_whole(study, 12)
+    assert sum(one.state.name == "FAIL" for one in study.trials) == 4
+
+
+def test_a_worker_that_dies_leaves_its_trials_to_the_other(storage: str, tmp_path: Path) -> None:
+    with worker(tmp_path, 12, 3.0, storage) as one:
+        wait_for_trials(one, 4)
+        with worker(tmp_path, 12, 0.1, storage) as two:
+            wait_for_trials(two, 1)
+            os.kill(one.pid, signal.SIGKILL)
+            two.communicate()
+        assert two.returncode == 0
+    check_whole(search(storage, tmp_path, 12), 12)
+
+
+def test_workers_that_start_at_once_make_one_study(storage: str, tmp_path: Path) -> None:
+    workers = [worker(tmp_path, 24, 0.3, storage) for _ in range(3)]
+    told = [process.communicate()[0] for process in workers]
+    assert [process.returncode for process in workers] == [0] * 3, told
+    study = search(storage, tmp_path, 24)
+    done = [one for one in study.trials if one.state.name == "COMPLETE"]
+    assert 24 <= len(done) <= 32  # each may ask its last batch at the same moment
+    assert len(study.trials) == len(done)
+    assert len({(one.params["x"], one.params["kind"]) for one in done}) == len(done)
+
+
+def test_a_trial_on_a_lost_machine_is_given_up_after_the_grace_period(storage: str, tmp_path: Path) -> None:
+    with worker(tmp_path, 8, 1.0, storage) as process:
+        wait_for_trials(process, 4)
+        time.sleep(0.3)
+        process.kill()
+        process.communicate()
+    study = optuna.load_study(study_name="parabola", storage=storage_url(storage, tmp_path))
+    for one in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study._storage.set_trial_user_attr(one._trial_id, "worker", "elsewhere 1 0")
+    start = time.monotonic()
+    check_whole(search(storage, tmp_path, 8), 8)
+    assert time.monotonic() - start > 2  # it waited for signs of life: nobody here can look at another machine
+
+
+def test_a_server_before_the_database(storage: str, tmp_path: Path) -> None:
+    port = free_port()
+    behind = open_storage(storage_url(storage, tmp_path), heartbeat=60)
+    server = threading.Thread(
+        target=run_grpc_proxy_server, args=(behind,), kwargs={"host": "localhost", "port": port}, daemon=True
+    )
+    server.start()
+    grpc.channel_ready_future(grpc.insecure_channel(f"localhost:{port}")).result(timeout=30)
+    check_whole(search(f"grpc://localhost:{port}", tmp_path, 8), 8)
+    names = optuna.get_all_study_names(behind)
+    assert names == ["parabola"]
+
+
+def test_what_does_not_answer_is_told(database: str, tmp_path: Path) -> None:
+    address = database.rpartition(":")[0] + f":{free_port()}/none"
+    with pytest.raises(UserError, match=r"^study\.storage: postgresql.* cannot be reached \(.*refused"):
+        search(address, tmp_path / "new", 8)
+    wrong = database.rpartition("/")[0] + "/nowhere"
+    with pytest.raises(UserError, match=r"^study\.storage: postgresql.* cannot be reached \(.*does not exist"):
+        search(wrong, tmp_path / "new", 8)
+    assert not (tmp_path / "new").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def database(folder: Path) -> Iterator[str]:
     need("initdb", "postgres", "pg_ctl", "pg_isready")
     with servers.postgres(folder) as url:
         yield url
+
+
+@pytest.fixture
+def storage(database: str) -> str:
+    """The address of a database of its own."""
+    import psycopg
+
+    name = f"test_{time.monotonic_ns()}"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return database.rpartition("/")[0] + f"/{name}"
 
 
 @pytest.fixture(scope="session")

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-import grpc
 import optuna
 import pytest
-from optuna.storages import run_grpc_proxy_server
 
 from mlp_lab.errors import UserError
 from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.space import Space
-from mlp_lab.sweep.storage import open_storage, storage_url
+from mlp_lab.sweep.storage import storage_url
 from tests.cluster.servers import free_port
 from tests.sweep.quadratic import Quadratic, check_whole, sweep, wait_for_trials, worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
-
-
-@pytest.fixture
-def storage(database: str, tmp_path: Path) -> str:
-    """The address of a database of its own."""
-    import psycopg
-
-    name = f"test_{time.monotonic_ns()}"
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"create database {name}")
-    return database.rpartition("/")[0] + f"/{name}"
 
 
 def search(storage: str, folder: Path, trials: int) -> optuna.Study:
@@ -95,16 +83,15 @@ def test_a_trial_on_a_lost_machine_is_given_up_after_the_grace_period(storage: s
 
 
 def test_a_server_before_the_database(storage: str, tmp_path: Path) -> None:
-    port = free_port()
-    behind = open_storage(storage_url(storage, tmp_path), heartbeat=60)
-    server = threading.Thread(
-        target=run_grpc_proxy_server, args=(behind,), kwargs={"host": "localhost", "port": port}, daemon=True
-    )
-    server.start()
-    grpc.channel_ready_future(grpc.insecure_channel(f"localhost:{port}")).result(timeout=30)
-    check_whole(search(f"grpc://localhost:{port}", tmp_path, 8), 8)
-    names = optuna.get_all_study_names(behind)
-    assert names == ["parabola"]
+    port, url = free_port(), storage_url(storage, tmp_path)
+    code = "from optuna.storages import get_storage, run_grpc_proxy_server as run"
+    code += f"; run(get_storage({url!r}), host='localhost', port={port})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as server:
+        try:
+            check_whole(search(f"grpc://localhost:{port}", tmp_path, 8), 8)
+        finally:
+            server.kill()
+    assert optuna.get_all_study_names(url) == ["parabola"]
 
 
 def test_what_does_not_answer_is_told(database: str, tmp_path: Path) -> None:

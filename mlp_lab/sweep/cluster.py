@@ -159,9 +159,10 @@ class Fleet:
 def _ended(job: Job[None]) -> bool:
     """Says whether a job's log tells of its end, so that no result is to be waited for."""
     try:
-        return "CANCELLED AT" in job.paths.stdout.read_text(errors="replace")
+        log = job.paths.stdout.read_text(errors="replace")
     except OSError:
         return False
+    return "srun: error:" in log or "CANCELLED AT" in log
 
 
 def _reason(job: Job[None]) -> str | None:

@@ -19,7 +19,7 @@ from mlp_lab.sweep.storage import storage_url
 from tests.cluster.servers import free_port
 from tests.sweep.quadratic import Quadratic, check_whole, sweep, wait_for_trials, worker
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster
 
 
 def search(storage: str, folder: Path, trials: int) -> optuna.Study:
@@ -27,6 +27,7 @@ def search(storage: str, folder: Path, trials: int) -> optuna.Study:
     return run_sweep(settings, Space.read(settings.space), Quadratic(), folder, directions=("minimize",))
 
 
+@pytest.mark.slow
 def test_it_finds_the_least_and_goes_on(storage: str, tmp_path: Path) -> None:
     search(storage, tmp_path, 8)
     study = search(storage, tmp_path, 16)
@@ -34,7 +35,7 @@ def test_it_finds_the_least_and_goes_on(storage: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.yaml", "trials.csv"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 12, 1.0, storage) as process:
         wait_for_trials(process, 4)
@@ -46,6 +47,7 @@ def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str,
     assert sum(one.state.name == "FAIL" for one in study.trials) == 4
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_leaves_its_trials_to_the_other(storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 12, 3.0, storage) as one:
         wait_for_trials(one, 4)
@@ -68,6 +70,7 @@ def test_workers_that_start_at_once_make_one_study(storage: str, tmp_path: Path)
     assert len({(one.params["x"], one.params["kind"]) for one in done}) == len(done)
 
 
+@pytest.mark.slow
 def test_a_trial_on_a_lost_machine_is_given_up_after_the_grace_period(storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 8, 1.0, storage) as process:
         wait_for_trials(process, 4)

@@ -18,8 +18,8 @@ from mlp_lab.sweep.storage import open_storage, storage_url
 from tests.cluster.conftest import need
 from tests.sweep.quadratic import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
-TRIALS, WORKERS = 18, 2
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("cluster")]
+TRIALS, WORKERS = 15, 2
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def words(storage: str, tmp_path: Path) -> list[str]:
     words = [sys.executable, "-m", "mlp_lab", "sweep", "--config", str(ROOT / "sweeps" / "digits.yaml")]
     words += ["--backend", "slurm", "--cluster.workers", str(WORKERS), "--cluster.minutes", "5", "--cluster.cpus", "1"]
     words += ["--storage", storage, "--run.dir", str(tmp_path / "it"), "--trials", str(TRIALS), "--population", "3"]
-    words += ["--study.pruner", "none", "--diagnosis.prune", "[]", "--trainer.max_epochs", "15"]
+    words += ["--study.pruner", "none", "--diagnosis.prune", "[]", "--trainer.max_epochs", "8"]
     return [*words, "--study.heartbeat", "1"]
 
 
@@ -89,6 +89,7 @@ def test_an_array_of_workers_shares_one_study_and_outlives_one_of_them(
     assert "trial  val/loss" in again.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_workers_and_the_command_goes_on(words: list[str], storage: str, tmp_path: Path) -> None:
     with start(words, tmp_path) as head:
         study, _ = until(storage, tmp_path, 3)
@@ -104,12 +105,15 @@ def test_ctrl_c_cancels_the_workers_and_the_command_goes_on(words: list[str], st
     check(study, lost=True)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_preempted_is_queued_again_and_goes_on(words: list[str], storage: str, tmp_path: Path) -> None:
     with start(words, tmp_path) as head:
         study, _ = until(storage, tmp_path, 3)
         shown = subprocess.run(["squeue", "-h", "--array", "-t", "R", "-o", "%i"], capture_output=True, text=True)
         job = shown.stdout.split()[0]
-        subprocess.run(["scancel", "--signal=USR2", job], check=True)  # what Slurm sends before it takes the node
+        signal_it = ["scancel", "--signal=USR2", job]  # what Slurm sends before it takes the node
+        while subprocess.run(signal_it, capture_output=True).returncode:  # a job that has just begun takes no signal
+            time.sleep(0.2)
         told = head.communicate()[0]
     assert head.returncode == 0, told
     check(study, lost=True)

@@ -110,7 +110,10 @@ def test_flags_win_over_the_yaml(table: Path) -> None:
         (("--trails", "3"), "--trails: no such key; did you mean --trials?"),
         (("--trials",), "--trials: no value is given"),
         (("--trials", "many"), "trials: 'many' is not accepted; use an integer"),
-        (("--backend", "slurm"), "backend: slurm is not available yet; use population or serial"),
+        (
+            ("--backend", "slrum"),
+            "backend: 'slrum' is unknown (did you mean 'slurm'?); accepted: population, serial, slurm",
+        ),
         (("--study.metric", "val/acuracy"), "study.metric: 'val/acuracy' is unknown (did you mean 'val/accuracy'?)"),
         (("--study.metric", "signal/decades"), "study.metric: signal/decades is measured by a run's own diagnostics"),
         (("--study.sampler", "tpee"), "study.sampler: 'tpee' is unknown (did you mean 'tpe'?)"),

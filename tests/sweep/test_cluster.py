@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlp_lab.errors import UserError
+from mlp_lab.sweep.cluster import Fleet, Placed, check_cluster, check_storage
+from mlp_lab.sweep.settings import ClusterSettings
+
+
+def note(folder: Path) -> None:
+    """What a worker does here: it says where it is."""
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_NTASKS")
+    (folder / str(os.getpid())).write_text(" ".join(str(os.environ.get(name)) for name in names))
+
+
+def fail() -> None:
+    raise UserError("study.name: 'x' is another study")
+
+
+def fleet(tmp_path: Path, **settings: Any) -> Fleet:
+    return Fleet(ClusterSettings(executor="local", minutes=2, **settings), tmp_path / "logs", "test")
+
+
+def test_workers_on_one_machine_have_gpus_and_threads_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    looks: list[int] = []
+    local = fleet(tmp_path, workers=2, gpus=2, cpus=3)
+    local.submit(partial(note, tmp_path))
+    assert local.follow(looks.append) == []
+    said = sorted(path.read_text() for path in tmp_path.iterdir() if path.is_file())
+    assert said == ["0,1 3 None", "2,3 3 None"]
+    assert set(looks) <= {1, 2}
+
+
+def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    local = fleet(tmp_path)
+    local.submit(fail)
+    lines = local.follow(lambda left: None)
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        "worker 0 failed: mlp_lab.errors.UserError: study.name: 'x' is another study; its log is "
+    )
+    assert "is another study" in Path(lines[0].rpartition(" ")[2]).read_text()
+
+
+def test_a_preempted_job_is_submitted_as_it_was(tmp_path: Path) -> None:
+    again = Placed(partial(note, tmp_path), {"OMP_NUM_THREADS": "1"}).checkpoint().function
+    assert pickle.loads(pickle.dumps(again)).environment == {"OMP_NUM_THREADS": "1"}
+
+
+def test_without_slurm_or_submitit_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        UserError, match=r"^backend: slurm finds no sbatch, squeue, scancel on this machine; submit from"
+    ):
+        check_cluster(ClusterSettings(), found=lambda name: None)
+    check_cluster(ClusterSettings(executor="local"), found=lambda name: None)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"^backend: slurm needs submitit, which is missing: pip install"):
+        check_cluster(ClusterSettings(executor="local"))
+
+
+def test_files_are_for_one_machine() -> None:
+    for url in ("sqlite:////a/b.db", "journal:/a/b.log"):
+        with pytest.raises(UserError, match=r"^study\.storage: (sqlite|journal) is one machine's file"):
+            check_storage(ClusterSettings(), url)
+        check_storage(ClusterSettings(executor="local"), url)
+    check_storage(ClusterSettings(), "postgresql+psycopg://me@host/db")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,30 @@ SHOW_SECONDS = 10.0  # between lines that say how far the study is
 
 
 class Worker:
-    """One worker: the same sweep, in the folder it was submitted from.
+    """One worker: the same command, in the folder it was typed in.
 
     Args:
-        words: The command's arguments.
+        command: Runs a sweep by its arguments.
+        words: The arguments.
         folder: Where it was typed.
     """
 
-    def __init__(self, words: Sequence[str], folder: Path) -> None:
-        self.words, self.folder = tuple(words), folder
+    def __init__(self, command: Callable[[Sequence[str]], None], words: Sequence[str], folder: Path) -> None:
+        self.command, self.words, self.folder = command, tuple(words), folder
 
     def __call__(self) -> None:
-        """Runs the sweep; mlp_lab's other modules are imported only now."""
+        """Runs the sweep."""
         os.chdir(self.folder)
-        from mlp_lab.cli.sweep import sweep
-
-        sweep(self.words)
+        self.command(self.words)
 
 
 def run_fleet(
-    settings: SweepSettings, space: Space, directory: Path, base: Mapping[str, Any], arguments: Sequence[str]
+    settings: SweepSettings,
+    space: Space,
+    directory: Path,
+    base: Mapping[str, Any],
+    command: Callable[[Sequence[str]], None],
+    arguments: Sequence[str],
 ) -> None:
     """Submits the workers of a sweep and waits for them.
 
@@ -50,7 +54,8 @@ def run_fleet(
         space: Its space.
         directory: Where its results and the workers' logs are written.
         base: The resolved config that every trial starts from.
-        arguments: The arguments of the command; each worker runs them with another backend.
+        command: Runs a sweep by its arguments.
+        arguments: Those of this one; each worker runs them with another backend.
 
     Raises:
         UserError: The study is another one, or the cluster refuses the jobs.
@@ -64,7 +69,8 @@ def run_fleet(
     before = count_trials(study).finished
     if budget is None or before < budget:
         with terminable():
-            troubles = _work(fleet, study, metrics, budget, Worker(_words(settings, directory, arguments), Path.cwd()))
+            worker = Worker(command, _words(settings, directory, arguments), Path.cwd())
+            troubles = _work(fleet, study, metrics, budget, worker)
     else:
         troubles = []
     for line in troubles:

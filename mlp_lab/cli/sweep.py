@@ -99,7 +99,7 @@ def sweep(arguments: Sequence[str]) -> None:
     if settings.backend == "slurm":
         from mlp_lab.cli.fleet import run_fleet
 
-        run_fleet(settings, space, directory, builder.config, arguments)
+        run_fleet(settings, space, directory, builder.config, sweep, arguments)
         return
     backend = build_backend(settings, builder)
     run_sweep(settings, space, backend, directory, base=builder.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import time
@@ -31,13 +32,13 @@ class Placed:
     """
 
     def __init__(self, work: Callable[[], None], environment: Mapping[str, str]) -> None:
-        self.work, self.environment = work, dict(environment)
+        self.work, self.environment = pickle.dumps(work), dict(environment)  # loaded late, for it may import torch
 
     def __call__(self) -> None:
         """Works, as one process: Lightning would take the job's tasks for ranks, and requeue it by itself."""
         os.environ.pop("SLURM_NTASKS", None)
         os.environ.update(self.environment)
-        self.work()
+        pickle.loads(self.work)()
 
     def checkpoint(self) -> Any:
         """Returns what the job does when it was preempted or its time was up: the same, for the study knows where."""
@@ -167,8 +168,6 @@ def _ended(job: Job[None]) -> bool:
 
 def _reason(job: Job[None]) -> str | None:
     """Returns why a job has not ended well."""
-    import pickle
-
     if not job.paths.result_pickle.exists():
         return "ended without a result (killed, or its machine was lost)"
     kind, content = pickle.loads(job.paths.result_pickle.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 STEP = "trainer/global_step"
 LOWER_IS_BETTER = ("loss", "rmse", "mae")
+OF_AGENT = ("project", "entity", "id")  # what the agent of a W&B sweep has chosen for its run
 
 
 class WandbRun(WandbLogger):
@@ -98,9 +100,8 @@ class WandbRun(WandbLogger):
         Path(self.settings.get("dir", ".")).mkdir(parents=True, exist_ok=True)
         try:
             quiet = wandb.Settings(quiet=True, console="off")  # of its own output, the run's address is enough
-            run = wandb.init(
-                **self.settings, resume=None if _offline() else "allow", config=self._config, settings=quiet
-            )
+            mine = {name: value for name, value in self.settings.items() if not (_agent() and name in OF_AGENT)}
+            run = wandb.init(**mine, resume=None if _offline() else "allow", config=self._config, settings=quiet)
         except wandb.errors.Error as error:
             raise UserError(
                 f"trainer.logger: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
@@ -135,6 +136,11 @@ class WandbRun(WandbLogger):
             run.log_artifact(artifact, aliases=["best"])
         run.finish(exit_code)
         self._experiment = None
+
+
+def _agent() -> bool:
+    """Says whether an agent of a W&B sweep has started this process."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def _offline() -> bool:

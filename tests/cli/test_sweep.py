@@ -177,7 +177,7 @@ def test_another_space_is_refused_and_the_study_untouched(table: Path, bench: Be
     assert (table / "runs/sweeps/sweep/trials.csv").read_text() == before
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in SWEEPS.glob("*.yaml")} - {"wandb_agent"}))
 def test_a_shipped_sweep_fits_its_config(name: str, here: Path, bench: Bench) -> None:
     """All that can be wrong before the first trial; a budget of a moment lets none begin."""
     content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())

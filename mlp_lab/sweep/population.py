@@ -281,4 +281,6 @@ def stackable(run: Run) -> bool:
 
 
 def _is_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error)
+    """Says whether memory ran out; CUDA's allocator and those of the CPU have words of their own."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)

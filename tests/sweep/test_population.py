@@ -3,7 +3,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from mlp_lab.population.module import PopulationModule
 from mlp_lab.sweep.population import Together, group_key
 from mlp_lab.sweep.pruning import Asha, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
@@ -80,3 +82,33 @@ def test_verdicts_of_members_are_kept_and_end_trials() -> None:
     assert [(kept[0].state, ended[0].state, ended[1].state)] == [("complete", "diagnosed", "complete")]
     assert ended[0].epochs < kept[0].epochs == 8
     assert ended[1].values == pytest.approx(kept[1].values, rel=1e-3)
+
+
+def test_a_stack_that_does_not_fit_is_halved_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Digits(precision="64-true")
+    whole = train(Together(builder, batch=4, **ONE), MIXED)
+    step, tried = PopulationModule.training_step, []
+
+    def hungry(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 5:  # within the first epoch
+            tried.append(len(self.numbers))
+            if len(self.numbers) > 1:
+                torch.empty(1 << 58)  # the allocator's own error
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PopulationModule, "training_step", hungry)
+    halved = train(Together(builder, batch=4, **ONE), MIXED)
+    assert tried == [4, 2, 1, 1, 2, 1, 1]
+    for number, one in whole.items():
+        assert (halved[number].state, halved[number].epochs) == (one.state, one.epochs)
+        assert halved[number].values == pytest.approx(one.values, rel=1e-6)  # float64; sums in another order
+
+
+def test_a_trial_that_does_not_fit_alone_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
+        return torch.empty(1 << 58)
+
+    monkeypatch.setattr(PopulationModule, "training_step", hungry)
+    told = train(Together(Digits(), batch=2, **ONE), [{"width": 8}, {"width": 9}])
+    assert [one.state for one in told.values()] == ["failed", "failed"]
+    assert all("can't allocate memory" in str(one.error) for one in told.values())

@@ -11,6 +11,7 @@ from mlp_lab.cli.runs import expand
 
 # What libraries warn of that is not the user's to mend.
 FOREIGN_WARNINGS = (
+    r"The `srun` command is available on your system",  # a run that is no Slurm job is meant so
     r".*LeafSpec.*is deprecated.*",  # Lightning 2.6 on torch 2.15
     r".*is smaller than the logging interval.*",  # an epoch's last step is always logged
     r".*callbacks used to create the checkpoint need to be provided.*",  # `test` needs no early stopping

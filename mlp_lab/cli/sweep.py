@@ -227,7 +227,7 @@ def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) ->
         if metric not in builder.metrics:
             raise unknown("study.metric", metric, builder.metrics)
     for key in space.canonical():
-        if key.partition(".")[0] in ("run", "checkpoint", "seed_everything"):
+        if key.partition(".")[0] in ("run", "checkpoint", "seed_everything", "replicates"):
             raise UserError(f"space.{key}: it says where and how a run is kept, not how it learns; search another key")
     for point in space.examples():
         try:

@@ -68,6 +68,9 @@ class TrialBuilder:
         self._invocation = expand("summary", arguments)
         self._cli = BaseCLI(self._invocation, run=False)
         self._base = copy.deepcopy(self._cli.config)
+        if (replicates := int(self._base.replicates)) > 1:
+            advice = f"leave it out; --seeds {replicates} makes each the mean of as many"
+            raise UserError(f"replicates: {replicates} is for `fit`; a sweep's trials are single networks ({advice})")
         self._data: dict[str, TensorDataModule] = {_key(self._base.data): self.data}
 
     @property

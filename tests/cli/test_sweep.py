@@ -119,6 +119,10 @@ def test_flags_win_over_the_yaml(table: Path) -> None:
         (("--study.sampler", "tpee"), "study.sampler: 'tpee' is unknown (did you mean 'tpe'?)"),
         (("--study.pruner", "ahsa"), "study.pruner: 'ahsa' is unknown (did you mean 'asha'?)"),
         (("--diagnosis.prune", "dead_unit"), "diagnosis.prune: 'dead_unit' is unknown (did you mean 'dead_units'?)"),
+        (
+            ("--replicates", "3"),
+            "replicates: 3 is for `fit`; a sweep's trials are single networks (leave it out; --seeds 3",
+        ),
         (("--model.dept", "3"), "model.dept: no such key; did you mean model.depth?"),
         (("--model.width", "3"), "--model.width: the space searches it; leave the flag out, or take the key out"),
         (("--storage", "sqlite:////proc/no/a.db"), "study.storage: /proc/no cannot be written ("),

@@ -8,15 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optuna import Study
-
 from mlp_lab.sweep.cluster import Fleet
 from mlp_lab.sweep.interrupts import terminable
-from mlp_lab.sweep.results import Progress, best_trials, print_top, write_results
+from mlp_lab.sweep.results import Progress, print_top, write_results
 from mlp_lab.sweep.search import prepare, trials_to_finish
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.trials import count_trials
+from mlp_lab.sweep.weights_and_biases import check_login
 
 SHOW_SECONDS = 10.0  # between lines that say how far the study is
 
@@ -63,16 +62,15 @@ def run_fleet(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the jobs are cancelled, and their trials wait to be asked again.
     """
     directory = directory.absolute()
+    check_login(settings.wandb)
     fleet = Fleet(settings.cluster, directory / "workers", settings.study.name)
     study, _, _ = prepare(settings, space, directory, base=base)
     metrics, budget = settings.study.metric, trials_to_finish(settings, space)
-    before = count_trials(study).finished
-    if budget is None or before < budget:
+    troubles = []
+    if budget is None or count_trials(study).finished < budget:
+        words = [*arguments, "--backend", settings.cluster.backend, "--run.dir", str(directory)]
         with terminable():
-            worker = Worker(command, _words(settings, directory, arguments), Path.cwd())
-            troubles = _work(fleet, study, metrics, budget, worker)
-    else:
-        troubles = []
+            troubles = _work(fleet, Progress(study, metrics, budget), Worker(command, words, Path.cwd()))
     for line in troubles:
         print(line)
     write_results(directory, study, space, base, metrics)
@@ -84,13 +82,9 @@ def run_fleet(
         raise SystemExit(f"error: the workers have ended with {finished:,}{of} trials: go on with the same command")
 
 
-def _words(settings: SweepSettings, directory: Path, arguments: Sequence[str]) -> list[str]:
-    return [*arguments, "--backend", settings.cluster.backend, "--run.dir", str(directory)]
-
-
-def _work(fleet: Fleet, study: Study, metrics: Sequence[str], budget: int | None, worker: Worker) -> list[str]:
+def _work(fleet: Fleet, progress: Progress, worker: Worker) -> list[str]:
     """Submits the workers and says how far they are until none is left; returns what became of the others."""
-    progress = Progress(study, tuple(metrics), budget)
+    study = progress.study
     before = count_trials(study).finished
     shown = time.monotonic()
 
@@ -99,7 +93,8 @@ def _work(fleet: Fleet, study: Study, metrics: Sequence[str], budget: int | None
         finished = count_trials(study).finished
         if finished - before == progress.told or time.monotonic() - shown < SHOW_SECONDS:
             return
-        shown, progress.told, progress.best = time.monotonic(), finished - before, next(iter(best_trials(study)), None)
+        shown = time.monotonic()
+        progress.catch_up(finished - before)
         progress.status(finished)
 
     try:

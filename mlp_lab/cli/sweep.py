@@ -52,6 +52,8 @@ keys of the sweep (in its YAML, or as flags):
   cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
                        minutes (240), partition, account, extra, setup, backend (population);
                        executor slurm, or local: processes of this machine
+  wandb WHAT           none; a run per trial or per population on Weights & Biases; auto
+                       also {runs: WHAT, project: NAME, entity: TEAM}
 
 options:
   --storage URL        short for --study.storage
@@ -62,7 +64,8 @@ It writes study.db, trials.csv and best.yaml, which `fit --config` trains.
 Watch it: optuna-dashboard sqlite:///runs/sweeps/NAME/study.db
 """
 SHORT = {"storage": "study.storage"}
-NESTED = ("study", "diagnosis", "cluster")
+NESTED = ("study", "diagnosis", "cluster", "wandb")
+WORD = {"cluster": "executor", "wandb": "runs"}  # the key of a group that is written as one word; of others, `name`
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -175,7 +178,7 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         inner = group.get(parent)
         if isinstance(inner, str):
-            inner = {"executor" if parent == "cluster" else "name": inner}
+            inner = {WORD.get(parent, "name"): inner}
         elif inner is None:
             default = getattr(StudySettings, parent, None) if group is not content else None
             inner = {"name": default.name} if default is not None else {}

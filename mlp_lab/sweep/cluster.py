@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,9 @@ class Fleet:
         settings: How many, and what each needs.
         folder: Where their logs are written; every machine must see it under the same path.
         name: Name of the jobs.
-
-    Raises:
-        UserError: submitit is not installed, or this machine has no Slurm.
     """
 
     def __init__(self, settings: ClusterSettings, folder: Path, name: str) -> None:
-        check_cluster(settings)
         self.settings, self.folder, self.name = settings, folder, name
         self.jobs: list[Job[None]] = []
 
@@ -123,6 +119,8 @@ class Fleet:
 
     def cancel(self) -> None:
         """Ends the workers as Ctrl-C would; waits until they have told the study so, or are killed."""
+        if not self.jobs:
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self.settings.executor == "slurm":
@@ -192,14 +190,14 @@ def check_cluster(settings: ClusterSettings, found: Callable[[str], str | None] 
         raise UserError(f"backend: slurm finds no {', '.join(missing)} on this machine; {advice}")
 
 
-def check_storage(settings: ClusterSettings, url: str, names: Sequence[str] = ("sqlite", "journal")) -> None:
+def check_storage(settings: ClusterSettings, url: str) -> None:
     """Refuses what several machines cannot write at once.
 
     Raises:
         UserError: The storage is a file, and the workers run on several nodes.
     """
     kind = url.partition(":")[0]
-    if settings.executor == "slurm" and kind in names:
+    if settings.executor == "slurm" and kind in ("sqlite", "journal"):
         raise UserError(
             f"study.storage: {kind} is one machine's file, and its locks do not hold between the nodes of a cluster; "
             "use postgresql://USER@HOST/DB"

@@ -136,8 +136,8 @@ class Progress:
     ) -> None:
         self.study, self.metrics, self.budget, self.show = study, metrics, budget, show
         self.start, self.told = time.monotonic(), 0
-        best = best_trials(study)
-        self.best = best[0] if best else None
+        self.best: FrozenTrial | None = None
+        self.catch_up(0)
 
     def trial(self, trial: FrozenTrial, point: Point) -> None:
         """Prints a trial that has just ended."""
@@ -160,6 +160,11 @@ class Progress:
             return False
         self.best = trial
         return True
+
+    def catch_up(self, told: int) -> None:
+        """Takes over what other workers have told since the start."""
+        self.told = told
+        self.best = next(iter(best_trials(self.study)), None)
 
     def status(self, finished: int) -> None:
         """Prints how many trials are done, the best, the rate and the time left."""

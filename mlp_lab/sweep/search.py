@@ -22,6 +22,7 @@ from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import open_storage, storage_url
 from mlp_lab.sweep.study import StudyHistory, open_study
 from mlp_lab.sweep.trials import Trials
+from mlp_lab.sweep.weights_and_biases import Dashboard, check_login
 from mlp_lab.sweep.workers import Lease
 
 POLL_SECONDS = 0.5  # between looks at the last trials of other workers
@@ -55,6 +56,7 @@ def run_sweep(
         UserError: The sampler, the pruner, a point or the storage is not usable, or the study is another one.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished trials are kept, and the others wait to be asked again.
     """
+    check_login(settings.wandb)
     study, maker, enqueued = prepare(settings, space, directory, base=base, directions=directions)
     study_settings = settings.study
     maximize = study.directions[0].name == "MAXIMIZE"
@@ -130,6 +132,15 @@ class Search:
         self.budget = trials_to_finish(settings, space)
         self.progress = Progress(self.study, settings.study.metric, self.budget, show)
         self.show = show
+        self.dashboard = Dashboard(
+            settings.wandb,
+            self.study,
+            settings.study.metric,
+            base=base,
+            directory=directory,
+            budget=self.budget,
+            show=show,
+        )
         self.start = time.monotonic()
 
     def run(self) -> None:
@@ -174,12 +185,16 @@ class Search:
                 trial = self.trials.tell(outcome)
                 if trial is not None:
                     self.progress.trial(trial, points[outcome.number])
+                    self.dashboard.trial(trial, points[outcome.number])
 
         asked = self.trials.ask(count)
         points |= {point.number: point for point in asked}
-        self.backend.train(asked, self.judge, tell)
-        for number in list(self.trials.open):
-            tell(_silent(number))
+        try:
+            self.backend.train(asked, self.judge, tell)
+            for number in list(self.trials.open):
+                tell(_silent(number))
+        finally:
+            self.dashboard.end_batch()
 
     def _next(self) -> int:
         """Returns how many points to ask next; waits for other workers' last trials, should one of them die."""

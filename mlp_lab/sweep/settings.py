@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from mlp_lab.errors import UserError, nearest
 
 BACKENDS = ("population", "serial", "slurm")
+WANDB_RUNS = ("none", "auto", "trial", "population")
 DIRECTIONS = ("minimize", "maximize")
 LARGEST_SEED = 2**32 - 1
 
@@ -93,7 +94,8 @@ class ClusterSettings:
     """The workers of the backend slurm: jobs of one node each, that share the study."""
 
     executor: str = "slurm"
-    """slurm, or local: the same workers as processes of this machine."""
+    """slurm, or local: the same workers as processes of this machine, which all run at once and share its memory; of
+    the other keys, workers, backend, minutes, gpus, cpus and setup count there."""
     workers: int = 1
     """Jobs of the array."""
     at_once: int | None = None
@@ -130,6 +132,23 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WandbSettings:
+    """What a search shows on Weights & Biases: runs in a group that has the study's name."""
+
+    runs: str = "none"
+    """none; trial, a run per trial; population, a run per batch with a line per trial; or auto, a run per trial in a
+    search of no more than 50."""
+    project: str = "mlp_lab"
+    """The W&B project."""
+    entity: str | None = None
+    """The user or team; null means the default of the login."""
+
+    def __post_init__(self) -> None:
+        if self.runs not in WANDB_RUNS:
+            raise UserError(f"wandb.runs: {self.runs!r} is unknown; accepted: {', '.join(WANDB_RUNS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepSettings:
     """The YAML of a sweep."""
 
@@ -157,6 +176,8 @@ class SweepSettings:
     """What the diagnosis does."""
     cluster: ClusterSettings = ClusterSettings()
     """The workers of the backend slurm."""
+    wandb: WandbSettings = WandbSettings()
+    """What is shown on Weights & Biases."""
 
     def __post_init__(self) -> None:
         if not self.base:
@@ -203,11 +224,14 @@ class SweepSettings:
             raise UserError(f"cluster.extra: {cluster['extra']!r} is not a group of options; use {{qos: high}}")
         if not isinstance(values.get("space", {}), Mapping):
             raise UserError(f"space: {values['space']!r} is not a group of keys; write them below it, indented")
+        wandb = values.pop("wandb", None) or {}
+        wandb = _known(WandbSettings, "wandb", {"runs": wandb} if isinstance(wandb, str) else wandb)
         values["enqueue"] = _points(values.get("enqueue") or [])
         return cls(
             study=StudySettings(**study),
             diagnosis=DiagnosisSettings(**diagnosis),
             cluster=ClusterSettings(**cluster),
+            wandb=WandbSettings(**wandb),
             **values,
         )
 
@@ -229,7 +253,7 @@ def _known(cls: type[Any], group: str, content: object) -> dict[str, Any]:
 def _typed(key: str, known: Any, value: Any) -> Any:
     """Checks numbers and text; the groups are read by their own functions."""
     kind = str(known.type)
-    if value is None and ("None" in kind or kind.startswith(("Study", "Diagnosis", "Cluster", "dict", "tuple"))):
+    if value is None and ("None" in kind or not kind.startswith(("int", "float", "str"))):
         return None if "None" in kind else _default(known)
     if kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool)):
         raise UserError(f"{key}: {value!r} is not accepted; use an integer")

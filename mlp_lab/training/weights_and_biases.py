@@ -95,17 +95,9 @@ class WandbRun(WandbLogger):
         return self._experiment  # type: ignore[return-value]
 
     def _start(self) -> Run:
-        import wandb
-
-        Path(self.settings.get("dir", ".")).mkdir(parents=True, exist_ok=True)
-        try:
-            quiet = wandb.Settings(quiet=True, console="off")  # of its own output, the run's address is enough
-            mine = {name: value for name, value in self.settings.items() if not (_agent() and name in OF_AGENT)}
-            run = wandb.init(**mine, resume=None if _offline() else "allow", config=self._config, settings=quiet)
-        except wandb.errors.Error as error:
-            raise UserError(
-                f"trainer.logger: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
-            ) from error
+        taken = OF_AGENT if os.environ.get("WANDB_SWEEP_ID") else ()
+        mine = {name: value for name, value in self.settings.items() if name not in taken}
+        run = open_run("trainer.logger", config=self._config, **mine)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         for stage in ("train", "val"):
@@ -138,12 +130,31 @@ class WandbRun(WandbLogger):
         self._experiment = None
 
 
-def _agent() -> bool:
-    """Says whether an agent of a W&B sweep has started this process."""
-    return bool(os.environ.get("WANDB_SWEEP_ID"))
+def open_run(key: str, *, silent: bool = False, **settings: Any) -> Run:
+    """Starts a W&B run, or goes on with the one that has its id; offline, that is a second segment.
+
+    Args:
+        key: The config key that asked for it.
+        silent: Print not even the run's address.
+        settings: Arguments of `wandb.init`.
+
+    Raises:
+        UserError: W&B did not start.
+    """
+    import wandb
+
+    Path(settings.get("dir") or ".").mkdir(parents=True, exist_ok=True)
+    try:
+        quiet = wandb.Settings(quiet=True, silent=silent, console="off")  # of its output, the run's address is enough
+        return wandb.init(**settings, resume=None if is_offline() else "allow", settings=quiet)
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"{key}: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
+        ) from error
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Says whether W&B writes files only."""
     import wandb
 
     return wandb.setup().settings.mode in ("offline", "dryrun")

@@ -31,21 +31,21 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 
 
-def on_processes(*arguments: str) -> list[list[dict[str, Any]]]:
-    """Runs `two_ranks.py` and returns what each process has printed."""
+def on_processes(folder: Path, devices: int, *row: int) -> list[list[dict[str, Any]]]:
+    """Runs `two_ranks.py` and returns what each process has written."""
+    folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("LOCAL_RANK", "MLP_LAB_RUN_DIR")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("two_ranks.py")
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, timeout=120
-    )
+    command = [sys.executable, str(script), *map(str, (folder, devices, *row))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    return [json.loads(line.removeprefix("EVIDENCE")) for line in done.stdout.splitlines() if "EVIDENCE" in line[:8]]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(devices)]
 
 
 @pytest.mark.slow
-def test_two_processes_report_what_one_does() -> None:
-    one, two = on_processes("1")[0], on_processes("2")[0]
+def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
+    one, two = on_processes(tmp_path / "one", 1)[0], on_processes(tmp_path / "two", 2)[0]
     assert {"units/saturated/1", "signal/span", "grad/clip_fraction", "init/chi/1"} <= one[0].keys()
     assert any("units/dead/2" in values for values in one)
     for alone, shared in zip(one, two, strict=True):
@@ -53,9 +53,9 @@ def test_two_processes_report_what_one_does() -> None:
 
 
 @pytest.mark.slow
-def test_a_nan_that_one_process_sees_stops_both_in_its_step() -> None:
-    ((alone,),) = on_processes("1", "700")
-    found = [values for (values,) in on_processes("2", "700")]
+def test_a_nan_that_one_process_sees_stops_both_in_its_step(tmp_path: Path) -> None:
+    ((alone,),) = on_processes(tmp_path / "one", 1, 700)
+    found = [values for (values,) in on_processes(tmp_path / "two", 2, 700)]
     assert sorted(values.pop("mine") for values in found) == [False, True]
     assert alone.pop("mine")
     assert alone["column"] == "pixel_0_5"

@@ -1,12 +1,14 @@
-"""Fits on two processes (gloo) and prints what the diagnostics saw; `python two_ranks.py devices [row]`."""
+"""Fits on some processes (gloo), each of which writes what its diagnostics saw; `two_ranks.py folder devices [row]`."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import warnings
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
@@ -70,5 +72,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = evidence(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
-    print("EVIDENCE", json.dumps(found), flush=True)
+    folder, devices, *row = sys.argv[1:]
+    found = evidence(int(devices), int(row[0]) if row else None)
+    # a file each: on one standard output the lines of two processes mix
+    Path(folder, f"{os.environ.get('LOCAL_RANK', 0)}.json").write_text(json.dumps(found))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 
 import pytest
 import torch
 
 from mlp_lab.model.dropout import AlphaDropout, Dropout, step_key
-from mlp_lab.population.masks import StackDropout, step_keys
+from mlp_lab.population.masks import StackDropout, step_keys, step_keys_elsewhere
 
 
 def members() -> list[Dropout | None]:
@@ -46,11 +47,12 @@ def test_evaluation_drops_nothing_and_counts_nothing() -> None:
     assert torch.equal(stacked.counters, before)
 
 
-def test_keys_are_those_of_the_scalar_function() -> None:
+@pytest.mark.parametrize("keys", [step_keys, step_keys_elsewhere])
+def test_keys_are_those_of_the_scalar_function(keys: Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]) -> None:
     seeds = torch.tensor([0, 1, 2**31 - 1, 12345])
     passes = torch.tensor([0, 7, 2**32 - 1, 2**40 + 3])
     expected = [step_key(seed, 3, step) for seed, step in zip(seeds.tolist(), passes.tolist(), strict=True)]
-    assert step_keys(seeds, 3, passes).tolist() == expected
+    assert keys(seeds, 3, passes).tolist() == expected
 
 
 def test_another_device_computes_the_same_masks() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mlp_lab.model.mlp import MLP, Block
 from mlp_lab.population.layout import Level
 from mlp_lab.population.masks import StackDropout
-from mlp_lab.population.products import activate, products
+from mlp_lab.population.products import activate, pays, products
 
 EPS = 1e-5  # of batch and layer norm, as in torch
 MOMENTUM = 0.1  # of batch norm's running statistics, as in torch
@@ -77,12 +77,16 @@ class StackLevel(nn.Module):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Returns h = Wx + b of every member, (R, B)."""
+        low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
         if self.shared:
-            return torch.addmm(self.bias.unsqueeze(1), self.weight.view(self.plan.rows, -1), x)
-        if torch.is_autocast_enabled(x.device.type):
-            low = torch.get_autocast_dtype(x.device.type)
+            weight = self.weight.view(self.plan.rows, -1)
+            if low is not None and x.device.type == "cpu":
+                with torch.autocast("cpu", enabled=pays(weight.numel(), x.shape[1])):
+                    return torch.addmm(self.bias.unsqueeze(1), weight, x).to(self.bias.dtype)
+            return torch.addmm(self.bias.unsqueeze(1), weight, x)
+        if low is not None and x.device.type != "cpu":
             return products(x.to(low), self.weight.to(low), self.bias.to(low), self.plan)
-        return products(x, self.weight, self.bias, self.plan)
+        return products(x, self.weight, self.bias, self.plan, low)
 
     def finish(self, h: Tensor, x: Tensor) -> Tensor:
         """Returns the outputs of the hidden layers, (R_hidden, B), of h and the inputs."""

@@ -21,7 +21,12 @@ from mlp_lab.population.layout import Level, Segment
 aten = torch.ops.aten
 
 
-def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
+LOW_PAYS = 1_000_000
+"""Multiplications from which a CPU with bfloat16 products is faster by them: below, the start of one (13 us) and the
+conversions take longer than the whole product in float32 (squares of 8 to 256 units at batch 128, one thread)."""
+
+
+def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None = None) -> Tensor:
     """Computes h = Wx + b of every member of a level.
 
     Args:
@@ -29,40 +34,73 @@ def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
         weight: flat, the members' (H, I) matrices one after another.
         bias: (R,).
         level: where each one stands.
+        low: type of the factors, forward and backward, of the products that are large enough for it to pay.
 
     Returns:
         (R, B).
     """
-    result: Tensor = _Products.apply(x, weight, bias, level)
+    result: Tensor = _Products.apply(x, weight, bias, level, low)
     return result
 
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.level = level
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None) -> Tensor:
+        large = low is not None and any(pays(run.weights, x.shape[1]) for run in level.runs)
+        rounded = [weight.to(low), x.to(low)] if large else []
+        ctx.save_for_backward(x, weight, *rounded)
+        ctx.level, ctx.low = level, low
         h = bias.unsqueeze(1).repeat(1, x.shape[1])  # (R, B)
-        for w, inputs, outputs in _views(level, weight, x, h):
-            outputs.addmm_(w, inputs) if w.dim() == 2 else outputs.baddbmm_(w, inputs)
+        for w, inputs, outputs in _chosen(level, [weight, x, h], [*rounded, h] if rounded else [weight, x, h]):
+            if w.dtype != outputs.dtype:
+                outputs.add_(torch.matmul(w, inputs))
+            else:
+                outputs.addmm_(w, inputs) if w.dim() == 2 else outputs.baddbmm_(w, inputs)
         return h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        x, weight, *rounded = ctx.saved_tensors
         grad = grad.contiguous()
+        low_weight, low_x, low_grad = [*rounded, grad.to(ctx.low)] if rounded else [weight, x, grad]
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_weight = torch.empty_like(weight)
-        for w, inputs, g in _views(ctx.level, grad_weight, x, grad):
-            torch.matmul(g, inputs.mT, out=w)
+        for w, inputs, g in _chosen(ctx.level, [grad_weight, x, grad], [grad_weight, low_x, low_grad]):
+            _write_(w, g, inputs.mT)
         if grad_x is not None:
-            for w, inputs, g in _views(ctx.level, weight, grad_x, grad):
-                torch.matmul(w.mT, g, out=inputs)
-        return grad_x, grad_weight, grad.sum(1), None
+            for w, inputs, g in _chosen(ctx.level, [weight, grad_x, grad], [low_weight, grad_x, low_grad]):
+                _write_(inputs, w.mT, g)
+        return grad_x, grad_weight, grad.sum(1), None, None
 
 
-def _views(level: Level, weight: Tensor, x: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def pays(weights: int, batch: int) -> bool:
+    """Says whether a product of so many weights with a batch is faster in bfloat16 on a CPU."""
+    return weights * batch >= LOW_PAYS
+
+
+def _write_(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Writes left · right; the factors may be of a lower type."""
+    if left.dtype != out.dtype:
+        out.copy_(torch.matmul(left, right))
+    else:
+        torch.matmul(left, right, out=out)
+
+
+Views = tuple[Tensor, Tensor, Tensor]
+
+
+def _chosen(level: Level, exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> Iterator[Views]:
+    """Yields weights, inputs and outputs of each run, from `rounded` where there are factors for which it pays."""
+    views = _views(level, *exact)
+    if all(low.dtype == high.dtype for low, high in zip(rounded, exact, strict=False)):
+        yield from views
+        return
+    for run, high, low in zip(level.runs, views, _views(level, *rounded), strict=True):
+        yield low if pays(run.weights, exact[1].shape[1]) else high
+
+
+def _views(level: Level, weight: Tensor, x: Tensor, h: Tensor) -> Iterator[Views]:
     """Yields weights, inputs and outputs of each run: (H, I), (I, B), (H, B), with n in front where there are more."""
     runs, batch = level.runs, x.shape[1]
     weights = torch.split(weight, [run.weights for run in runs])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mlp_lab.model.activations import ACTIVATIONS
 from mlp_lab.population.layout import Level, Segment, Shape, arrange
-from mlp_lab.population.products import KERNELS, activate, products
+from mlp_lab.population.products import KERNELS, activate, pays, products
 
 
 def level_of(widths: list[tuple[int, ...]], number: int, bucket: int = 1) -> Level:
@@ -28,6 +29,16 @@ def by_member(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
         outputs.append(matrix @ x[start : start + columns] + bias[first : first + rows, None])
         start += columns
     return torch.cat(outputs)
+
+
+def pairs(sizes: Iterable[int]) -> list[tuple[int, int]]:
+    """Returns where each of some parts that lie one after another begins and ends."""
+    return list(itertools.pairwise(itertools.accumulate(sizes, initial=0)))
+
+
+def row_pairs(level: Level) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Returns the rows and the inputs of each run."""
+    return pairs(run.count * run.outputs for run in level.runs), pairs(run.count * run.inputs for run in level.runs)
 
 
 @pytest.mark.parametrize("bucket", [1, 4])
@@ -47,6 +58,34 @@ def test_products_are_those_of_each_member(number: int, bucket: int) -> None:
         torch.autograd.grad(together, leaves, towards), torch.autograd.grad(alone, leaves, towards), strict=True
     ):
         torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+
+
+def test_only_products_that_are_large_enough_are_rounded_and_all_of_them() -> None:
+    """bfloat16 keeps 8 bits: two factors are off by 2^-9 each at most, and so is their rounded product."""
+    level, batch = level_of([(200, 100), (200, 100), (60, 200), (7, 7)], 1), 128
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(size, generator=generator).requires_grad_()
+        for size in ((sum(level.inputs), batch), (level.weight_starts[-1],), (level.rows,))
+    ]
+    exact, rounded = products(*leaves, level), products(*leaves, level, torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    towards = torch.randn(exact.shape, generator=generator)
+    grads = [torch.autograd.grad(h, leaves, towards) for h in (exact, rounded)]
+    (high_x, high_weight, high_bias), (low_x, low_weight, low_bias) = grads
+    assert torch.equal(high_bias, low_bias)
+    for run, (start, end), rows, columns in zip(
+        level.runs, pairs(run.weights for run in level.runs), *row_pairs(level), strict=True
+    ):
+        large = pays(run.weights, batch)
+        assert large == (run.outputs > 50)
+        for one, other in (
+            (exact[slice(*rows)], rounded[slice(*rows)]),
+            (high_x[slice(*columns)], low_x[slice(*columns)]),
+            (high_weight[start:end], low_weight[start:end]),
+        ):
+            assert torch.equal(one, other) != large
+            assert float((one - other).detach().norm() / one.detach().norm()) < 2**-8 + 2**-9
 
 
 @pytest.mark.parametrize("names", [*itertools.permutations(["relu", "tanh", "gelu"]), tuple(KERNELS), ("mish", "relu")])

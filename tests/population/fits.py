@@ -55,10 +55,16 @@ def trainer(epochs: int = 2, **settings: Any) -> L.Trainer:
     return L.Trainer(max_epochs=epochs, **(defaults | settings))
 
 
-def fit(module: L.LightningModule, epochs: int = 2, ckpt_path: str | None = None, **settings: Any) -> L.Trainer:
+def fit(
+    module: L.LightningModule,
+    epochs: int = 2,
+    ckpt_path: str | None = None,
+    data: L.LightningDataModule | None = None,
+    **settings: Any,
+) -> L.Trainer:
     L.seed_everything(0, verbose=False)
     one = trainer(epochs, **settings)
-    one.fit(module, datamodule=digits(), ckpt_path=ckpt_path, weights_only=True)
+    one.fit(module, datamodule=data or digits(), ckpt_path=ckpt_path, weights_only=True)
     return one
 
 

@@ -68,5 +68,5 @@ def test_bf16_scores_as_float32_does_within_the_noise_of_seeds() -> None:
         accuracies[precision] = [scores["accuracy"] for scores in population.scores]
     for first in (0, 5):
         exact, rounded = (accuracies[precision][first : first + 5] for precision in ("32", "bf16-mixed"))
-        assert abs(fmean(exact) - fmean(rounded)) < stdev(exact)  # measured: 0.2 points of a thousand, against 0.7 to 1
+        assert abs(fmean(exact) - fmean(rounded)) < stdev(exact)  # 0.0002 and 0.0001, against 0.0010 and 0.0007
         assert min(rounded) > 0.96

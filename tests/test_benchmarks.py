@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.benchmarks import sweep_lists, sweep_peers
+from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.sweep.space import Space
+from tests.benchmarks import search, search_peers, search_runs, sweep_lists, sweep_peers
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MLP_LAB_DATA") or ROOT / "data")
@@ -100,6 +104,56 @@ def test_the_crossover_is_among_the_points_that_were_measured(tmp_path: Path):
         assert point["times_serial"] == pytest.approx(point["members"] * timing["alone_s"] / timing["together_s"])
         name = "784-8-10" if point["depth"] == 1 else "784-8-8-10"
         assert (point["members"] in values["slower_than_serial"][name]) == (point["times_serial"] < 1)
+
+
+@pytest.mark.slow
+def test_whole_searches_are_compared(tmp_path: Path):
+    small = ["--part", "backends", "--seeds", "1", "--trials", "4", "--epochs", "3", "--threads", "1"]
+    command = [sys.executable, "-m", "tests.benchmarks.search", *small, "--results", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (path,) = tmp_path.glob("search-backends-*.json")
+    values = json.loads(path.read_text())
+    (round_,) = values["rounds"]
+    for name in ("population", "serial"):
+        assert len(round_[name]["trials"]) == 4
+        assert min(one["value"] for one in round_[name]["trials"] if one["value"]) == round_[name]["best"]
+        assert values["summary"][name]["loss"]["median"] == round_[name]["best"]
+    assert round_["serial"]["again_loss"] == round_["serial"]["best"]  # `best.yaml` repeats a trial to the last bit
+    assert values["summary"]["times"] == round_["serial"]["wall_s"] / round_["population"]["wall_s"]
+
+
+@pytest.mark.slow
+def test_the_search_of_optuna_and_lightning_runs():
+    run = search_runs.optuna_script("asha", 0, threads=1, trials=3, epochs=2)
+    assert [one["number"] for one in run["trials"]] == [0, 1, 2]
+    assert run["best"] == min(one["value"] for one in run["trials"] if one["value"])
+    assert all(1 <= one["epochs"] <= 2 for one in run["trials"])
+
+
+def test_the_search_of_optuna_and_lightning_has_the_data_and_the_space_of_the_sweep():
+    content = yaml.safe_load((ROOT / "sweeps" / "digits.yaml").read_text())
+    trial = optuna.create_study().ask()
+    search_peers.suggest(trial)
+    swept = optuna.create_study().ask()
+    Space.read(content["space"]).suggest(swept)
+    assert trial.distributions == {key.rpartition(".")[2]: known for key, known in swept.distributions.items()}
+    base = yaml.safe_load((ROOT / content["base"]).read_text())
+    assert base["trainer"]["max_epochs"] == search_peers.EPOCHS
+    assert base["data"]["init_args"]["batch_size"] == search_peers.BATCH_SIZE
+    data = TabularDataModule(dataset="digits", scaling="minmax", seed=0, verbose=False)
+    data.setup("fit")
+    train, val = search_peers.datasets()
+    assert (len(train), len(val)) == (data.part("train").rows, data.part("val").rows)
+
+
+def test_the_parts_of_the_search_are_chosen():
+    names = ["backends", "vanishing", "mnist_depth_width", "optuna"]
+    assert [one.name for one in search.comparisons(search.parse([]))] == names
+    for part, chosen in (("backends", names[:1]), ("verdicts", names[1:3]), ("optuna", names[3:])):
+        assert [one.name for one in search.comparisons(search.parse(["--part", part]))] == chosen
+    with pytest.raises(SystemExit):
+        search.parse(["--sweeps", "digits"])
 
 
 def test_the_lists_are_what_their_seeds_draw():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import subprocess
+import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 2.0  # between looks at the queue
 SETTLE_SECONDS = 20.0  # a job may have left the queue before its result is seen on a shared disk
+REMIND_SECONDS = 5.0  # a worker does not hear that it shall end in its first moments
 COMMANDS = ("sbatch", "squeue", "scancel")
 
 
@@ -38,6 +41,7 @@ class Placed:
         """Works, as one process: Lightning would take the job's tasks for ranks, and requeue it by itself."""
         os.environ.pop("SLURM_NTASKS", None)
         os.environ.update(self.environment)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # submitit would ignore it until the search begins
         pickle.loads(self.work)()
 
     def checkpoint(self) -> Any:
@@ -72,7 +76,7 @@ class Fleet:
         executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor)
         executor.update_parameters(**self._parameters())
         try:
-            with executor.batch():
+            with _deaf_to_interrupts(), executor.batch():
                 self.jobs = [
                     executor.submit(Placed(work, self._environment(index))) for index in range(self.settings.workers)
                 ]
@@ -121,16 +125,22 @@ class Fleet:
         """Ends the workers as Ctrl-C would; waits until they have told the study so, or are killed."""
         if not self.jobs:
             return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if self.settings.executor == "slurm":
-                subprocess.run(["scancel", *{job.job_id.partition("_")[0] for job in self.jobs}], check=False)
-            else:
-                for job in self.jobs:
-                    job.cancel()
-        deadline = time.monotonic() + 60
-        while self._left() and time.monotonic() < deadline:
+        if self.settings.executor == "slurm":
+            subprocess.run(["scancel", *{job.job_id.partition("_")[0] for job in self.jobs}], check=False)
+        start = told = time.monotonic()
+        self._terminate()
+        while self._left() and (now := time.monotonic()) < start + 60:
+            if now > told + REMIND_SECONDS:
+                told = now
+                self._terminate()
             time.sleep(POLL_SECONDS / 4)
+
+    def _terminate(self) -> None:
+        """Ends workers of this machine; submitit's `cancel` would kill them a second later, told or not."""
+        for job in self.jobs if self.settings.executor == "local" else ():
+            with suppress(ProcessLookupError):
+                if not job.done():
+                    os.kill(int(job.job_id), signal.SIGTERM)  # submitit's process, which hands it on
 
     def _left(self) -> int:
         """Counts the workers that wait or run. submitit would ask `sacct`, which not every cluster has."""
@@ -153,6 +163,19 @@ class Fleet:
             if reason:
                 lines.append(f"worker {index} {reason}; its log is {job.paths.stdout}")
         return lines
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Lets processes that begin inside ignore Ctrl-C, which a terminal sends to all: their head will end them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ended(job: Job[None]) -> bool:

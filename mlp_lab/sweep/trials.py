@@ -234,14 +234,14 @@ class Trials:
             and ERROR not in trial.user_attrs
             and trial.user_attrs.get(LOST) != DOUBLE
             and f"retry of {trial.number}" not in origins
-            and trial.params
+            and params_of(trial)
             and int(trial.user_attrs.get(ATTEMPT, 0)) < self.retries
         ]
         for trial in lost:
             first = int(trial.user_attrs.get(FIRST, trial.number))
             attributes = {FIRST: first, ATTEMPT: int(trial.user_attrs.get(ATTEMPT, 0)) + 1}
             system = {name: trial.system_attrs[name] for name in GRID if name in trial.system_attrs}
-            self.enqueue(trial.params, f"retry of {trial.number}", attributes, system)
+            self.enqueue(params_of(trial), f"retry of {trial.number}", attributes, system)
         return len(lost)
 
     @uninterrupted()
@@ -267,6 +267,11 @@ class Trials:
         """Counts the trials; those that are open here do not count as running."""
         counts = count_trials(self.study)
         return counts._replace(running=counts.running - len(self.open))
+
+
+def params_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Returns what a trial was asked for, whole even where its worker was killed while it took over a point."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 @uninterrupted()

@@ -195,6 +195,12 @@ def worker(arguments: Sequence[str], *, threads: int, environment: Mapping[str, 
     Raises:
         RuntimeError: The worker failed; the message ends with what it said.
     """
+    values: dict[str, Any] = json.loads(run(arguments, threads=threads, environment=environment).splitlines()[-1])
+    return values
+
+
+def run(arguments: Sequence[str], *, threads: int, environment: Mapping[str, str] | None = None) -> str:
+    """Runs `python -m ...` as `worker` does and returns what it printed."""
     variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
     quiet = {"PYTHONWARNINGS": "ignore", "TF_CPP_MIN_LOG_LEVEL": "3", "FORCE_COLOR": "1"}  # colour: a live progress bar
     result = subprocess.run(
@@ -207,8 +213,7 @@ def worker(arguments: Sequence[str], *, threads: int, environment: Mapping[str, 
     )
     if result.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed:\n{result.stderr[-3000:]}")
-    values: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return values
+    return result.stdout
 
 
 def _pin(threads: int) -> Callable[[], None] | None:

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -31,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import harness
+from tests.benchmarks.busy import Busy
 from tests.benchmarks.sweep_lists import LISTS, MEMBERS, TITLES, chosen, limit
 from tests.benchmarks.sweep_timing import Job, Timing
 
@@ -182,16 +181,10 @@ def _quiet_worker(arguments: Sequence[str], threads: int, most: int, cache: str)
     """
     tries: list[dict[str, Any]] = []
     while not tries or (len(tries) < most and tries[-1]["busy_elsewhere"] > BUSY):
-        begun, busy, own = time.perf_counter(), harness.busy_seconds(), _children_seconds()
+        busy = Busy()
         tries.append(harness.worker(arguments, threads=threads, environment={"JAX_COMPILATION_CACHE_DIR": cache}))
-        others = (harness.busy_seconds() - busy) - (_children_seconds() - own)
-        tries[-1]["busy_elsewhere"] = max(0.0, others / (time.perf_counter() - begun))
+        tries[-1]["busy_elsewhere"] = busy.spent()["busy_elsewhere"]
     return min(tries, key=lambda one: one["busy_elsewhere"])
-
-
-def _children_seconds() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,16 @@ def note(folder: Path) -> None:
 
 def fail() -> None:
     raise UserError("study.name: 'x' is another study")
+
+
+def take_leave(folder: Path) -> None:
+    """What a worker does that needs longer to tell its study of its end than submitit would wait."""
+    try:
+        (folder / "began").touch()
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(1.5)
+        (folder / "told").touch()
 
 
 def fleet(tmp_path: Path, **settings: Any) -> Fleet:
@@ -52,6 +64,21 @@ def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: py
         "worker 0 failed: mlp_lab.errors.UserError: study.name: 'x' is another study; its log is "
     )
     assert "is another study" in Path(lines[0].rpartition(" ")[2]).read_text()
+
+
+def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    local = fleet(tmp_path)
+    local.submit(partial(take_leave, tmp_path))
+    while not (tmp_path / "began").exists():
+        time.sleep(0.05)
+    os.kill(int(local.jobs[0].job_id), signal.SIGINT)
+    time.sleep(0.2)
+    assert local.jobs[0].state == "RUNNING"
+    local.cancel()
+    assert (tmp_path / "told").exists()
 
 
 def test_a_preempted_job_is_submitted_as_it_was(tmp_path: Path) -> None:

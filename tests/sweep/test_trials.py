@@ -98,6 +98,21 @@ def test_what_is_interrupted_is_asked_again_with_its_point_and_its_seed(make: An
     assert again[2].settings not in [point.settings for point in first]
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_point_outlives_a_worker_that_is_killed_while_it_takes_it_over(taken: int, make: Any) -> None:
+    trials = make()
+    trials.enqueue({"x": 0.5, "kind": "round"}, "enqueue 0")
+    with quiet():
+        trial = trials.study.ask()  # and here, or a parameter later, it is killed
+        for _ in range(taken):
+            trial.suggest_float("x", -1.0, 1.0)
+    trials._lose(trial._trial_id, "its worker died")
+    assert trials.rescue() == 1
+    again = make().ask(1)[0]
+    assert again.settings == {"x": 0.5, "kind": "round"}
+    assert trials.study.get_trials()[again.number].user_attrs["origin"] == f"retry of {trial.number}"
+
+
 def test_a_point_is_given_up_after_its_retries(make: Any) -> None:
     trials = make(retries=2)
     point = trials.ask(1)[0]

@@ -30,6 +30,8 @@ keys of the sweep (in its YAML, or as flags):
   backend NAME         population (trained together, the default), serial, or slurm:
                        an array of jobs, each a worker on the same study
   population N         trials asked and trained together (16)
+  checkpoint_seconds S least time between checkpoints of trials that are trained together (30);
+                       what is cut off goes on from the last one; 0 writes none
   seeds N              runs per trial, whose mean is its value (1)
   seed N               seed of the sampler, and of the first run (0)
   space                config key -> range, in the YAML only:
@@ -104,7 +106,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
         run_fleet(settings, space, directory, builder.config, sweep, arguments)
         return
-    backend = build_backend(settings, builder)
+    backend = build_backend(settings, builder, directory)
     run_sweep(settings, space, backend, directory, base=builder.config)
     print(directory)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.trial import FrozenTrial
 
 from mlp_lab.sweep.chunks import ABSENT, CHECKPOINT, LONG, RECORD, Chunk, Chunks, fingerprint
 from mlp_lab.sweep.population import Together
@@ -18,6 +24,8 @@ from mlp_lab.sweep.pruning import Nobody, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
 from tests.sweep.digits import EPOCHS, Digits, dotted
 
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 POINTS = [Point(number=k, seed=k, settings={"model.depth": k, "model.width": [8, 4]}) for k in range(4)]
 ONE: dict[str, Any] = {"metrics": ["val/loss"], "maximize": [False], "batch": 4}
 
@@ -174,3 +182,59 @@ def test_runs_of_other_settings_have_another_fingerprint() -> None:
     ]
     assert prints[0] == prints[1]
     assert len(set(prints)) == 3
+
+
+# ---- processes -------------------------------------------------------------------------------------------------------
+
+
+def command(folder: Path, *words: str) -> list[str]:
+    """A sweep of one stack, in float64."""
+    given = ["--config", str(ROOT / "sweeps/digits.yaml"), "--run.dir", str(folder), "--population", "6"]
+    given += ["--trials", "6", "--trainer.max_epochs", "12", "--trainer.precision", "64-true"]
+    return [sys.executable, "-m", "mlp_lab", "sweep", *given, "--diagnosis.prune", "[]", *words]
+
+
+def run(words: list[str], folder: Path) -> str:
+    done = subprocess.run(
+        words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def finished(folder: Path) -> dict[int, FrozenTrial]:
+    """Returns the trials that were told, by seed; all others were cut off and asked again."""
+    study = optuna.load_study(study_name="digits", storage=f"sqlite:///{folder}/study.db")
+    assert all(trial.state.is_finished() for trial in study.trials)
+    done = [trial for trial in study.trials if "lost" not in trial.user_attrs and trial.state.name != "FAIL"]
+    assert len({trial.user_attrs["seed"] for trial in done}) == len(done) == 6
+    return {trial.user_attrs["seed"]: trial for trial in done}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "backend"), [(signal.SIGKILL, "population"), (signal.SIGTERM, "slurm")])
+def test_a_sweep_that_is_killed_goes_on_from_its_checkpoint(end: signal.Signals, backend: str, tmp_path: Path) -> None:
+    words = [*command(tmp_path / "it", "--checkpoint_seconds", "0.01", "--study.retries", "1")]
+    words += ["--backend", backend, "--cluster", "local"]
+    for count in (1, 2):  # more often than there are retries
+        with subprocess.Popen(
+            words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True
+        ) as it:
+            while len(list(tmp_path.glob(f"it/chunks/*/{CHECKPOINT}"))) < 1 + (count > 1) and it.poll() is None:
+                time.sleep(0.01)
+            os.killpg(it.pid, end)
+        assert it.returncode != 0
+    out = run(words, tmp_path)
+    if backend == "population":
+        assert re.search(r"^\d trials? go(es)? on after epoch [1-9]", out, re.MULTILINE), out
+    assert sorted(path.name for path in (tmp_path / "it").iterdir() if path.name != "workers") == [
+        "best.yaml",
+        "study.db",
+        "trials.csv",
+    ]
+    run(command(tmp_path / "twin", "--checkpoint_seconds", "null"), tmp_path)
+    one, other = finished(tmp_path / "it"), finished(tmp_path / "twin")
+    for seed, trial in other.items():
+        assert one[seed].params == trial.params
+        assert one[seed].state == trial.state
+        assert one[seed].intermediate_values == pytest.approx(trial.intermediate_values, rel=1e-9)

@@ -158,6 +158,19 @@ def test_two_workers_share_what_a_third_has_left(tmp_path: Path, train: Any) -> 
         assert_same(outcome, whole[number], 1e-9)  # float64; sums of another shape
 
 
+def test_where_all_that_is_asked_had_stopped_nothing_is_trained(tmp_path: Path, train: Any) -> None:
+    points, builder = points_of(VARIED), Varied(patience=1)
+    whole, _ = train(backend(tmp_path / "whole", builder=builder), points, reduction=99)
+    early = [point for point in points if whole[point.number].epochs == 2]
+    told, _ = train(backend(tmp_path, builder=builder), points, 4 * STEPS + 3, reduction=99)
+    assert early
+    assert not set(told) & {point.number for point in early}  # they are told when all have ended
+    rest, steps = train(backend(tmp_path, builder=builder), again(early, {}), reduction=99)
+    assert steps == []
+    for point in early:
+        assert_same(rest[point.number], whole[point.number])
+
+
 def test_new_points_are_trained_beside_those_that_go_on(tmp_path: Path, train: Any) -> None:
     points = points_of(VARIED[:4])
     train(backend(tmp_path), points[:2], 3 * STEPS + 3, reduction=99)

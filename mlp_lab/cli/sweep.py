@@ -25,7 +25,7 @@ The same command goes on with a sweep that was interrupted; more --trials go on 
 
 keys of the sweep (in its YAML, or as flags):
   base FILE            the config that every trial starts from
-  trials N             trials to finish; what is cut off is trained again and does not count
+  trials N             trials to finish; what is cut off is asked again and does not count
   minutes M            no batch begins later than this, instead or beside
   backend NAME         population (trained together, the default), serial, or slurm:
                        an array of jobs, each a worker on the same study
@@ -49,7 +49,8 @@ keys of the sweep (in its YAML, or as flags):
                        both also {name: NAME, ARGUMENT: VALUE}
   study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
                        grpc://HOST:PORT (study.db)
-  study.retries N      how often a trial that was cut off is trained again (2)
+  study.retries N      how often a trial that was cut off is asked again (2), not counting those
+                       times that it got to a new checkpoint
   study.heartbeat S    seconds between a worker's signs of life (15)
   cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
                        minutes (240), partition, account, extra, setup, backend (population);

@@ -63,7 +63,7 @@ class StudySettings:
     storage: str | None = None
     """An SQLite file in the sweep's directory (null), `journal:FILE`, `sqlite:///FILE` or `postgresql://...`."""
     retries: int = 2
-    """How often a trial that was cut off is trained again."""
+    """How often a trial that was cut off is asked again, not counting the times that it got to a new checkpoint."""
     heartbeat: int = 15
     """Seconds between a worker's signs of life; after four times as long without one its trials are given up."""
 

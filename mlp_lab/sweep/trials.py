@@ -50,7 +50,7 @@ class Trials:
         lease: Says that this worker lives.
         seed: Seed of the first trial's run.
         seeds: Runs per trial, so that no two trials share a seed.
-        retries: How often a trial that was cut off is asked again.
+        retries: How often a trial that was cut off before it got to a new checkpoint is asked again.
         only_complete: Whether the sampler learns from complete trials alone.
         written: Returns when the newest checkpoint of each point was written, by seed.
     """

@@ -25,11 +25,13 @@ The same command goes on with a sweep that was interrupted; more --trials go on 
 
 keys of the sweep (in its YAML, or as flags):
   base FILE            the config that every trial starts from
-  trials N             trials to finish; what is cut off is trained again and does not count
+  trials N             trials to finish; what is cut off is asked again and does not count
   minutes M            no batch begins later than this, instead or beside
   backend NAME         population (trained together, the default), serial, or slurm:
                        an array of jobs, each a worker on the same study
   population N         trials asked and trained together (16)
+  checkpoint_seconds S least time between checkpoints of trials that are trained together (30);
+                       what is cut off goes on from the last one; 0 writes none
   seeds N              runs per trial, whose mean is its value (1)
   seed N               seed of the sampler, and of the first run (0)
   space                config key -> range, in the YAML only:
@@ -47,7 +49,8 @@ keys of the sweep (in its YAML, or as flags):
                        both also {name: NAME, ARGUMENT: VALUE}
   study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
                        grpc://HOST:PORT (study.db)
-  study.retries N      how often a trial that was cut off is trained again (2)
+  study.retries N      how often a trial that was cut off is asked again (2), not counting those
+                       times that it got to a new checkpoint
   study.heartbeat S    seconds between a worker's signs of life (15)
   cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
                        minutes (240), partition, account, extra, setup, backend (population);
@@ -104,7 +107,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
         run_fleet(settings, space, directory, builder.config, sweep, arguments)
         return
-    backend = build_backend(settings, builder)
+    backend = build_backend(settings, builder, directory)
     run_sweep(settings, space, backend, directory, base=builder.config)
     print(directory)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -15,6 +16,7 @@ from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import SCORES
+from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.population import Together
 from mlp_lab.sweep.runs import Backend
 from mlp_lab.sweep.serial import DECADES, Alone, Run
@@ -141,8 +143,8 @@ class TrialBuilder:
         return self._data[key]
 
 
-def build_backend(settings: SweepSettings, builder: TrialBuilder) -> Backend:
-    """Returns who trains a sweep's trials."""
+def build_backend(settings: SweepSettings, builder: TrialBuilder, directory: Path) -> Backend:
+    """Returns who trains a sweep's trials; `directory` is the sweep's, where stacks are kept while they train."""
     from mlp_lab.sweep.search import default_directions
 
     directions = settings.study.direction or default_directions(settings.study.metric)
@@ -158,7 +160,8 @@ def build_backend(settings: SweepSettings, builder: TrialBuilder) -> Backend:
         raise UserError(f"backend: {settings.backend} is not available yet; use population or serial")
     if DECADES in settings.study.metric:
         raise UserError(f"study.metric: {DECADES} is measured by a run's own diagnostics; use backend: serial")
-    return Together(builder, batch=settings.population, **common)
+    chunks = Chunks(directory, settings.checkpoint_seconds)
+    return Together(builder, batch=settings.population, chunks=chunks, **common)
 
 
 def _word(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,113 +16,17 @@ from mlp_lab.population.memory import SHARE, chunks, free_bytes, member_bytes
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.optimizers import RULES
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.sweep.chunks import Chunk, Chunks, fingerprint
+from mlp_lab.sweep.members import Members
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
+from mlp_lab.training.checkpoints import RandomState
 from mlp_lab.training.schedules import SCHEDULES
 
 # What members of a population may each have their own of.
 FREE = ("depth", "width", "activation", "init", "bias", "dropout", "input_dropout", "label_smoothing", "max_norm")
 FREE_GROUPS = ("model.optimizer.", "model.schedule.")
 CLIP = "trainer.gradient_clip_val"
-
-
-class Members(L.Callback):
-    """Notes every member's validation, and asks the judge at its rungs about all trials at once.
-
-    Args:
-        points: The trials.
-        courses: Per trial, one course per seed; members are numbered trial by trial.
-        backend: Knows the metrics.
-        judge: Decides.
-        rungs: The epochs after which it is asked.
-        tell: Told of trials as they end.
-        diagnostics: Every member's verdicts, judged before.
-    """
-
-    def __init__(
-        self,
-        points: Sequence[Point],
-        courses: Sequence[Sequence[Course]],
-        backend: Together,
-        judge: Judge,
-        rungs: Sequence[int],
-        tell: Callable[[int], None],
-        diagnostics: PopulationDiagnostics,
-    ) -> None:
-        self.points, self.courses, self.backend = points, courses, backend
-        self.judge, self.rungs, self.tell, self.diagnostics = judge, rungs, tell, diagnostics
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Notes the scores of the active members, and stops trials."""
-        assert isinstance(pl_module, PopulationModule)
-        if trainer.sanity_checking:
-            return
-        epoch, seeds = trainer.current_epoch + 1, self.backend.seeds
-        active = pl_module.stack_optimizer.active
-        names = [name.partition("/")[2] for name in self.backend.metrics]
-        for place, number in enumerate(pl_module.numbers):
-            course = self.courses[number // seeds][number % seeds]
-            if course.state == "complete" and number not in pl_module.failed and not course.over:
-                course.reports[epoch] = [pl_module.scores[number][name] for name in names]
-                course.epochs, course.over = epoch, not active[place]  # by early stopping
-        self._note_failures(pl_module)
-        self._diagnose(pl_module)
-        if epoch in self.rungs:
-            self._decide(epoch, pl_module)
-
-    def _note_failures(self, module: PopulationModule) -> None:
-        """A trial ends with its first member that is not finite."""
-        seeds = self.backend.seeds
-        for number, step in module.failed.items():
-            trial = number // seeds
-            if all(course.state == "complete" for course in self.courses[trial]):
-                course = self.courses[trial][number % seeds]
-                course.state = "diagnosed" if "nonfinite" in self.backend.prune else "failed"
-                course.error = f"the loss is not finite at step {step}"
-                course.verdicts = [{"code": "nonfinite", "severity": "critical", "step": step}]
-                self._end(trial, module)
-
-    def _diagnose(self, module: PopulationModule) -> None:
-        """Keeps the verdicts of what still trains, and ends trials on the codes of `diagnosis.prune`."""
-        seeds = self.backend.seeds
-        for number, verdicts in enumerate(self.diagnostics.verdicts):
-            course = self.courses[number // seeds][number % seeds]
-            if course.state == "complete" and not course.over:
-                course.verdicts = [one.to_dict() for one in verdicts]
-        for trial, courses in enumerate(self.courses):
-            codes = {verdict["code"] for course in courses for verdict in course.verdicts}
-            if codes & set(self.backend.prune) and all(course.state == "complete" for course in courses):
-                for course in courses:
-                    course.state = "diagnosed"
-                self._end(trial, module)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keeps the verdicts on the whole course."""
-        seeds = self.backend.seeds
-        for number, verdicts in enumerate(self.diagnostics.verdicts):
-            course = self.courses[number // seeds][number % seeds]
-            if course.state == "complete":
-                course.verdicts = [one.to_dict() for one in verdicts]
-
-    def _decide(self, epoch: int, module: PopulationModule) -> None:
-        values = {}
-        for trial, point in enumerate(self.points):
-            courses = self.courses[trial]
-            if all(course.state == "complete" and epoch in course.reports for course in courses):
-                values[point.number] = sum(course.reports[epoch][0] for course in courses) / len(courses)
-        for number in self.judge.stop(epoch, values) if values else ():
-            trial = next(index for index, point in enumerate(self.points) if point.number == number)
-            for course in self.courses[trial]:
-                course.state = "pruned"
-            self._end(trial, module)
-
-    def _end(self, trial: int, module: PopulationModule) -> None:
-        """Lets all members of a trial stop."""
-        seeds = self.backend.seeds
-        for place, number in enumerate(module.numbers):
-            if number // seeds == trial:
-                module.stack_optimizer.active[place] = False
-        self.tell(trial)
 
 
 class Together(Alone):
@@ -136,6 +39,7 @@ class Together(Alone):
         maximize: Which of them are better when they are higher.
         seeds: Runs per trial.
         prune: Codes of verdicts that end a trial.
+        chunks: Where stacks are kept in training, so that they go on after they were cut off.
     """
 
     def __init__(
@@ -147,17 +51,46 @@ class Together(Alone):
         maximize: Sequence[bool],
         seeds: int = 1,
         prune: Sequence[str] = (),
+        chunks: Chunks | None = None,
     ) -> None:
         super().__init__(builder, metrics=metrics, maximize=maximize, seeds=seeds, prune=prune)
-        self.batch = batch
+        self.batch, self.chunks = batch, chunks
 
     def train(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
-        """Trains the points in groups that can be stacked."""
+        """Goes on with what was cut off, and trains the other points in groups that can be stacked."""
+        again = self.chunks.find(points) if self.chunks is not None else []
+        known = [point for _, mine in again for point in mine]
+        fresh = [point for point in points if point not in known]
+        for chunk, mine in again:
+            fresh += self._go_on(chunk, mine, judge, tell)
+        self._begin(fresh, judge, tell)
+
+    def _begin(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
+        """Trains points from the start."""
         groups: dict[str, list[Point]] = {}
         for point in points:
             groups.setdefault(group_key(point.settings), []).append(point)
         for group in groups.values():
             self._train_group(group, judge, tell)
+
+    def _go_on(self, chunk: Chunk, mine: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> list[Point]:
+        """Goes on with some points of a stack that was cut off; returns those that are to be trained from the start."""
+        assert self.chunks is not None
+        asked = {point.seed: point for point in mine}
+        points = [asked.get(point.seed, point) for point in chunk.points]
+        try:
+            runs = [run for point in points for run in self._runs(point)]
+            if fingerprint(runs) != chunk.settings:
+                raise UserError("its settings were others")
+            self._train_stack(points, runs, judge, tell, chunk)
+        except UserError as error:
+            words = f"{len(mine)} trials are trained from the start, for its checkpoint cannot be used"
+            self.chunks.show(f"{chunk.folder}: {words} ({error})")
+            return mine
+        return []
+
+    def _runs(self, point: Point) -> list[Run]:
+        return [self.builder.build(point.settings, point.seed + seed) for seed in range(self.seeds)]
 
     def _train_group(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
         alone: list[Point] = []
@@ -165,7 +98,7 @@ class Together(Alone):
         runs: list[Run] = []
         for point in points:
             try:
-                built = [self.builder.build(point.settings, point.seed + seed) for seed in range(self.seeds)]
+                built = self._runs(point)
             except UserError as error:
                 course = Course(state="failed", error=str(error))
                 tell(self.outcome(point.number, [course], 0.0))
@@ -199,59 +132,84 @@ class Together(Alone):
         return chunks(sizes, max(round(SHARE * free), max(sizes)))  # one alone is tried in any case
 
     def _train_stack(
-        self, points: list[Point], runs: list[Run], judge: Judge, tell: Callable[[Outcome], None]
-    ) -> list[Point]:
-        """Trains a stack; returns those that turned out to need training alone."""
-        start = time.monotonic()
-        first = runs[0]
-        try:
-            clips = [run.trainer.get("gradient_clip_val") for run in runs]
-            stop = first.early_stopping
-            member_stop = MemberStop(**stop) if stop.get("patience") else None
-            module = PopulationModule([run.module for run in runs], clip=clips, stop=member_stop)
-        except UserError:
-            return points
-        courses = [[Course() for _ in range(self.seeds)] for _ in points]
-        told: set[int] = set()
-
-        def end(trial: int) -> None:
-            if trial not in told:
-                told.add(trial)
-                tell(self.outcome(points[trial].number, courses[trial], time.monotonic() - start))
-
-        rungs = judge.rungs(int(first.trainer.get("max_epochs") or 0))
-        diagnostics = quiet_diagnostics(first.diagnostics)
-        watch = Members(points, courses, self, judge, rungs, end, diagnostics)
-        settings = {**first.trainer, "gradient_clip_val": None, "callbacks": [diagnostics, watch]}
-        try:
-            L.Trainer(**settings).fit(module, first.data)
-        except NonFiniteError:
-            watch._note_failures(module)
-        except (MemoryError, RuntimeError) as error:
-            if len(points) - len(told) < 2 or not _is_memory(error):
-                return self._fail(points, courses, told, error, end)
-            left = [trial for trial in range(len(points)) if trial not in told]
-            for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-                self._train_group([points[trial] for trial in half], judge, tell)
-            return []
-        for trial in range(len(points)):
-            end(trial)
-        return []
-
-    def _fail(
         self,
         points: list[Point],
-        courses: list[list[Course]],
-        told: set[int],
-        error: BaseException,
-        end: Callable[[int], None],
+        runs: list[Run],
+        judge: Judge,
+        tell: Callable[[Outcome], None],
+        chunk: Chunk | None = None,
     ) -> list[Point]:
-        for trial in range(len(points)):
-            if trial not in told:
-                courses[trial][0].state = "failed"
-                courses[trial][0].error = " ".join(f"{type(error).__name__}: {error}".split())
-            end(trial)
+        """Trains a stack, from a checkpoint where a chunk has one.
+
+        Returns:
+            The points that turned out to need training alone.
+
+        Raises:
+            UserError: The chunk's checkpoint cannot be gone on from; nothing was trained then.
+        """
+        first = runs[0]
+        try:
+            module = stack(runs)
+        except UserError:
+            if chunk is not None:
+                raise
+            return points
+        diagnostics = quiet_diagnostics(first.diagnostics)
+        members = Members(points, self, judge, int(first.trainer.get("max_epochs") or 0), tell, diagnostics)
+        settings: dict[str, Any] = {**first.trainer, "gradient_clip_val": None}
+        settings["callbacks"] = [diagnostics, members, RandomState()]
+        if self.chunks is not None:
+            settings["callbacks"].append(self.chunks.keeper(points, fingerprint(runs)))
+            settings["enable_checkpointing"] = True
+        try:
+            path = chunk.checkpoint if chunk is not None else None
+            L.Trainer(**settings).fit(module, first.data, ckpt_path=path, weights_only=True)
+        except NonFiniteError:
+            members.note_failures(module)
+        except Exception as error:
+            if chunk is not None and not members.begun:
+                raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+            self._recover(error, members, judge, tell, again=chunk is not None)
+        for trial in members.left:
+            members.end(trial)
         return []
+
+    def _recover(
+        self, error: Exception, members: Members, judge: Judge, tell: Callable[[Outcome], None], *, again: bool
+    ) -> None:
+        """Trains what is left of a stack in halves where memory ran out; else it has failed.
+
+        Args:
+            error: What has ended the stack.
+            members: Its members.
+            judge: Decides.
+            tell: Told of trials as they end.
+            again: Whether it had gone on from a checkpoint, so that one trial is worth a start of its own.
+        """
+        left = [members.points[trial] for trial in members.left]
+        if not isinstance(error, MemoryError | RuntimeError):
+            raise error
+        if not _is_memory(error) or len(left) < 2 - again:
+            members.fail(error)
+            return
+        members.told.update(members.left)
+        if len(left) == 1:
+            self._begin(left, judge, tell)
+            return
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            self.train(half, judge, tell)
+
+
+def stack(runs: Sequence[Run]) -> PopulationModule:
+    """Returns the population of some runs.
+
+    Raises:
+        UserError: They cannot be stacked.
+    """
+    stop = runs[0].early_stopping
+    clips = [run.trainer.get("gradient_clip_val") for run in runs]
+    member_stop = MemberStop(**stop) if stop.get("patience") else None
+    return PopulationModule([run.module for run in runs], clip=clips, stop=member_stop)
 
 
 def quiet_diagnostics(settings: Mapping[str, Any]) -> PopulationDiagnostics:

@@ -12,6 +12,7 @@ import optuna
 from optuna import Study
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.interrupts import terminable, uninterrupted
 from mlp_lab.sweep.pruning import Nothing, build_judge
 from mlp_lab.sweep.results import Progress, print_top, write_results
@@ -71,6 +72,7 @@ def run_sweep(
             seeds=settings.seeds,
             retries=study_settings.retries,
             only_complete=study_settings.sampler.name.rpartition(".")[2] in ONLY_COMPLETE,
+            written=Chunks(directory).written,
         )
         for index, params in enumerate(enqueued):
             trials.enqueue(params, f"enqueue {index}")
@@ -131,7 +133,7 @@ class Search:
         self.study = trials.study
         self.budget = trials_to_finish(settings, space)
         self.progress = Progress(self.study, settings.study.metric, self.budget, show)
-        self.show = show
+        self.show, self.chunks = show, Chunks(directory)
         self.dashboard = Dashboard(
             settings.wandb,
             self.study,
@@ -169,9 +171,11 @@ class Search:
             self.show(
                 f"going on with the study {self.study.study_name!r}: {before.finished} trials are finished{again}"
             )
+        self.chunks.clean(self.trials.unfinished)
         while (count := self._next()) > 0:
             self._batch(count)
             self.trials.rescue()
+            self.chunks.clean(self.trials.unfinished)
             self._write()
             self.progress.status(self.trials.counts().finished)
         self._write()

@@ -63,7 +63,7 @@ class StudySettings:
     storage: str | None = None
     """An SQLite file in the sweep's directory (null), `journal:FILE`, `sqlite:///FILE` or `postgresql://...`."""
     retries: int = 2
-    """How often a trial that was cut off is trained again."""
+    """How often a trial that was cut off is asked again, not counting the times that it got to a new checkpoint."""
     heartbeat: int = 15
     """Seconds between a worker's signs of life; after four times as long without one its trials are given up."""
 
@@ -164,6 +164,8 @@ class SweepSettings:
     """population (trained together), serial (one after another) or slurm (by the workers of `cluster`)."""
     population: int = 16
     """Trials that are asked and trained together; 1 is one at a time."""
+    checkpoint_seconds: float | None = 30.0
+    """Least time between two checkpoints of trials that are trained together; null or 0 writes none."""
     seeds: int = 1
     """Runs per trial; above 1 its value is their mean."""
     seed: int = 0
@@ -195,6 +197,8 @@ class SweepSettings:
         _at_least("seed", self.seed, 0)
         if self.seed > LARGEST_SEED:
             raise UserError(f"seed: {self.seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
+        if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
+            raise UserError(f"checkpoint_seconds: {self.checkpoint_seconds:g} is not a time; use 0 (none) or more")
         if self.minutes is not None and not self.minutes > 0:
             raise UserError(f"minutes: {self.minutes:g} leaves no time; use a number above 0")
 

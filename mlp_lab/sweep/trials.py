@@ -9,7 +9,7 @@ dropped when it is asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -50,8 +50,9 @@ class Trials:
         lease: Says that this worker lives.
         seed: Seed of the first trial's run.
         seeds: Runs per trial, so that no two trials share a seed.
-        retries: How often a trial that was cut off is asked again.
+        retries: How often a trial that was cut off before it got to a new checkpoint is asked again.
         only_complete: Whether the sampler learns from complete trials alone.
+        written: Returns when the newest checkpoint of each point was written, by seed.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class Trials:
         seeds: int = 1,
         retries: int = 2,
         only_complete: bool = False,
+        written: Callable[[], Mapping[int, float]] = dict,
     ) -> None:
         self.study, self.space, self.maker, self.lease = study, space, maker, lease
         self.seed, self.seeds, self.retries, self.only_complete = seed, seeds, retries, only_complete
+        self.written = written
         self.maximize = [direction.name == "MAXIMIZE" for direction in study.directions]
         self.worker = identity()
         self.storage = lease.storage
@@ -99,8 +102,10 @@ class Trials:
             return None
         with quiet():
             settings = self.space.suggest(trial)
-        seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
-        trial.set_user_attr(SEED, seed)
+        seed = trial.user_attrs.get(SEED)  # a retry has that of its first trial
+        if seed is None:
+            seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
+            trial.set_user_attr(SEED, seed)
         return Point(number=trial.number, seed=seed, settings=settings)
 
     def _is_double(self, trial: Trial) -> bool:
@@ -225,24 +230,34 @@ class Trials:
 
     def enqueue_lost(self) -> int:
         """Lets every point whose trial was cut off wait to be asked again, once; returns how many are new."""
-        trials = self.study.get_trials(deepcopy=False)
-        origins = {trial.user_attrs.get(ORIGIN) for trial in trials}
-        lost = [
-            trial
-            for trial in trials
-            if trial.state == TrialState.FAIL
-            and ERROR not in trial.user_attrs
-            and trial.user_attrs.get(LOST) != DOUBLE
-            and f"retry of {trial.number}" not in origins
-            and params_of(trial)
-            and int(trial.user_attrs.get(ATTEMPT, 0)) < self.retries
-        ]
-        for trial in lost:
-            first = int(trial.user_attrs.get(FIRST, trial.number))
-            attributes = {FIRST: first, ATTEMPT: int(trial.user_attrs.get(ATTEMPT, 0)) + 1}
+        lost = self._lost()
+        for trial, attempt in lost:
+            attributes = {FIRST: int(trial.user_attrs.get(FIRST, trial.number)), ATTEMPT: attempt}
+            attributes |= {SEED: trial.user_attrs[SEED]} if SEED in trial.user_attrs else {}
             system = {name: trial.system_attrs[name] for name in GRID if name in trial.system_attrs}
             self.enqueue(params_of(trial), f"retry of {trial.number}", attributes, system)
         return len(lost)
+
+    def _lost(self) -> list[tuple[FrozenTrial, int]]:
+        """Returns the trials that were cut off and may be asked again, with the number of that attempt."""
+        trials = self.study.get_trials(deepcopy=False)
+        origins = {trial.user_attrs.get(ORIGIN) for trial in trials}
+        written, lost = self.written(), []
+        for trial in trials:
+            facts, start = trial.user_attrs, trial.datetime_start
+            again = facts.get(LOST) == DOUBLE or f"retry of {trial.number}" in origins
+            if trial.state == TrialState.FAIL and params_of(trial) and ERROR not in facts and not again:
+                advanced = start is not None and written.get(facts.get(SEED, -1), 0.0) > start.timestamp()
+                attempt = int(facts.get(ATTEMPT, 0)) + (not advanced)  # one that wrote a checkpoint does not count
+                lost += [(trial, attempt)] if attempt <= self.retries else []
+        return lost
+
+    @uninterrupted()
+    def unfinished(self) -> set[int]:
+        """Returns the seeds of the points that are being trained, by whichever worker, or are to be trained again."""
+        trials = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        trials += [trial for trial, _ in self._lost()]
+        return {trial.user_attrs[SEED] for trial in trials if SEED in trial.user_attrs}
 
     @uninterrupted()
     def enqueue(

@@ -73,7 +73,8 @@ def test_settings_that_do_not_fit(builder: TrialBuilder, settings: dict[str, obj
 
 def test_backends_by_name(builder: TrialBuilder) -> None:
     def backend(**changes: object) -> object:
-        return build_backend(SweepSettings.read({"base": "x", "trials": 1, "space": SPACE, **changes}), builder)
+        settings = SweepSettings.read({"base": "x", "trials": 1, "space": SPACE, **changes})
+        return build_backend(settings, builder, Path("runs"))
 
     assert isinstance(backend(), Together)
     assert type(backend(backend="serial")) is Alone

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,35 @@ def test_a_point_outlives_a_worker_that_is_killed_while_it_takes_it_over(taken: 
     again = make().ask(1)[0]
     assert again.settings == {"x": 0.5, "kind": "round"}
     assert trials.study.get_trials()[again.number].user_attrs["origin"] == f"retry of {trial.number}"
+
+
+def test_what_wrote_a_checkpoint_has_used_up_no_retry(make: Any) -> None:
+    written: dict[int, float] = {}
+    trials = make(retries=1, written=lambda: written)
+    point = trials.ask(1)[0]
+    for _ in range(3):
+        written[point.seed] = time.time() + 1
+        trials.abandon("preempted")
+        time.sleep(0.01)
+        again = trials.ask(1)[0]
+        assert (again.seed, again.settings) == (point.seed, point.settings)
+        written[point.seed] = time.time() - 60  # before it was asked
+    for attempt in (1, 0):
+        assert trials.unfinished() == {point.seed}
+        trials.abandon("preempted")
+        assert trials.counts().waiting == attempt
+        trials.ask(attempt)
+    assert trials.unfinished() == set()
+
+
+def test_a_retry_keeps_the_seed_whoever_asks_it(make: Any) -> None:
+    point = make(seed=7).ask(1)[0]
+    other = make(seed=8)
+    other._lose(other.study.get_trials()[0]._trial_id, "its worker died")
+    assert other.enqueue_lost() == 1
+    assert other.unfinished() == {7}
+    again = other.ask(1)[0]
+    assert (again.seed, again.settings) == (point.seed, point.settings)
 
 
 def test_a_point_is_given_up_after_its_retries(make: Any) -> None:

@@ -30,6 +30,8 @@ keys of the sweep (in its YAML, or as flags):
   backend NAME         population (trained together, the default), serial, or slurm:
                        an array of jobs, each a worker on the same study
   population N         trials asked and trained together (16)
+  memory GB            that they may take together, else they are trained in parts; by default
+                       0.8 of what is free
   checkpoint_seconds S least time between checkpoints of trials that are trained together (30);
                        what is cut off goes on from the last one; 0 writes none
   seeds N              runs per trial, whose mean is its value (1)

@@ -161,7 +161,8 @@ def build_backend(settings: SweepSettings, builder: TrialBuilder, directory: Pat
     if DECADES in settings.study.metric:
         raise UserError(f"study.metric: {DECADES} is measured by a run's own diagnostics; use backend: serial")
     chunks = Chunks(directory, settings.checkpoint_seconds)
-    return Together(builder, batch=settings.population, chunks=chunks, **common)
+    memory = None if settings.memory is None else round(settings.memory * 1e9)
+    return Together(builder, batch=settings.population, chunks=chunks, memory=memory, **common)
 
 
 def _word(value: object) -> str:

@@ -12,7 +12,7 @@ import torch
 from mlp_lab.diagnostics.settings import DEFAULT_GROUPS
 from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.population.diagnosis import ALONE, PopulationDiagnostics
-from mlp_lab.population.memory import SHARE, chunks, free_bytes, member_bytes
+from mlp_lab.population.memory import SHARE, chunks, free_bytes, mega, member_bytes
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.optimizers import RULES
 from mlp_lab.population.stopping import MemberStop
@@ -27,6 +27,8 @@ from mlp_lab.training.schedules import SCHEDULES
 FREE = ("depth", "width", "activation", "init", "bias", "dropout", "input_dropout", "label_smoothing", "max_norm")
 FREE_GROUPS = ("model.optimizer.", "model.schedule.")
 CLIP = "trainer.gradient_clip_val"
+FEWEST = 3
+"""Members that are worth a stack: one or two take up to twice as long in one as alone (tests/benchmarks/scaling.py)."""
 
 
 class Together(Alone):
@@ -40,6 +42,8 @@ class Together(Alone):
         seeds: Runs per trial.
         prune: Codes of verdicts that end a trial.
         chunks: Where stacks are kept in training, so that they go on after they were cut off.
+        memory: Bytes that a stack may take; None means `SHARE` of what is free.
+        fewest: Members that are worth a stack; fewer are trained alone.
     """
 
     def __init__(
@@ -52,9 +56,11 @@ class Together(Alone):
         seeds: int = 1,
         prune: Sequence[str] = (),
         chunks: Chunks | None = None,
+        memory: int | None = None,
+        fewest: int = FEWEST,
     ) -> None:
         super().__init__(builder, metrics=metrics, maximize=maximize, seeds=seeds, prune=prune)
-        self.batch, self.chunks = batch, chunks
+        self.batch, self.chunks, self.memory, self.fewest = batch, chunks, memory, fewest
 
     def train(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
         """Goes on with what was cut off, and trains the other points in groups that can be stacked."""
@@ -94,41 +100,50 @@ class Together(Alone):
 
     def _train_group(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
         alone: list[Point] = []
-        together: list[Point] = []
-        runs: list[Run] = []
+        together: list[tuple[Point, list[Run], int]] = []  # with the bytes that its runs take
         for point in points:
             try:
-                built = self._runs(point)
+                runs = self._runs(point)
+                size = self._size(runs)
             except UserError as error:
                 course = Course(state="failed", error=str(error))
                 tell(self.outcome(point.number, [course], 0.0))
                 continue
-            if stackable(built[0]):
-                together.append(point)
-                runs += built
+            if stackable(runs[0]):
+                together.append((point, runs, size))
             else:
                 alone.append(point)
-        for part in self._parts(together, runs):
-            chosen = [run for place in part for run in runs[place * self.seeds : (place + 1) * self.seeds]]
-            alone += self._train_stack([together[place] for place in part], chosen, judge, tell)
+        for part in self._parts([size for _, _, size in together]):
+            chosen = [together[place] for place in part]
+            runs = [run for _, some, _ in chosen for run in some]
+            group = [point for point, _, _ in chosen]
+            alone += self._train_stack(group, runs, judge, tell) if len(runs) >= self.fewest else group
         super().train(alone, judge, tell)
 
-    def _parts(self, points: Sequence[Point], runs: Sequence[Run]) -> list[list[int]]:
-        """Splits trials into parts whose members fit into the free memory."""
-        free = free_bytes("cuda" if torch.cuda.is_available() else "cpu")
-        everything = [list(range(len(points)))] if points else []
-        if free is None or not points:
-            return everything
-        each = [
-            member_bytes(
-                run.module.model,
-                run.data.batch_size,
-                optimizer=run.module.optimizer_config.name,
-                momentum=run.module.optimizer_config.momentum,
+    def _size(self, runs: Sequence[Run]) -> int:
+        """Returns the bytes that a trial's runs take in a stack.
+
+        Raises:
+            UserError: They are more than `memory`.
+        """
+        size = 0
+        for run in runs:
+            optimizer, batch_size = run.module.optimizer_config, run.data.batch_size
+            size += member_bytes(run.module.model, batch_size, optimizer=optimizer.name, momentum=optimizer.momentum)
+        if self.memory is not None and size > self.memory:
+            raise UserError(
+                f"memory: a trial of about {mega(size)} does not fit into {mega(self.memory)}; allow more, or make the "
+                "network or data.batch_size smaller"
             )
-            for run in runs
-        ]
-        sizes = [sum(each[place * self.seeds : (place + 1) * self.seeds]) for place in range(len(points))]
+        return size
+
+    def _parts(self, sizes: Sequence[int]) -> list[list[int]]:
+        """Splits trials of so many bytes into parts that fit into the memory."""
+        if self.memory is not None or not sizes:
+            return chunks(sizes, self.memory or 0)
+        free = free_bytes("cuda" if torch.cuda.is_available() else "cpu")
+        if free is None:
+            return [list(range(len(sizes)))]
         return chunks(sizes, max(round(SHARE * free), max(sizes)))  # one alone is tried in any case
 
     def _train_stack(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.sweep.keys import known_keys, names_of, points_of
 
 BACKENDS = ("population", "serial", "slurm")
 WANDB_RUNS = ("none", "auto", "trial", "population")
@@ -164,6 +165,8 @@ class SweepSettings:
     """population (trained together), serial (one after another) or slurm (by the workers of `cluster`)."""
     population: int = 16
     """Trials that are asked and trained together; 1 is one at a time."""
+    memory: float | None = None
+    """GB that trials may take together: more are trained in parts; null means 0.8 of what is free on the device."""
     checkpoint_seconds: float | None = 30.0
     """Least time between two checkpoints of trials that are trained together; null or 0 writes none."""
     seeds: int = 1
@@ -197,6 +200,8 @@ class SweepSettings:
         _at_least("seed", self.seed, 0)
         if self.seed > LARGEST_SEED:
             raise UserError(f"seed: {self.seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
+        if self.memory is not None and not self.memory > 0:
+            raise UserError(f"memory: {self.memory:g} GB is none; use a number above 0")
         if self.checkpoint_seconds is not None and not self.checkpoint_seconds >= 0:
             raise UserError(f"checkpoint_seconds: {self.checkpoint_seconds:g} is not a time; use 0 (none) or more")
         if self.minutes is not None and not self.minutes > 0:
@@ -209,28 +214,28 @@ class SweepSettings:
         Raises:
             UserError: A key is unknown, or a value is of another type or out of range.
         """
-        values = _known(cls, "", content)
-        study = _known(StudySettings, "study", values.pop("study", None) or {})
+        values = known_keys(cls, "", content)
+        study = known_keys(StudySettings, "study", values.pop("study", None) or {})
         for name in ("metric", "direction"):
             if name in study:
-                study[name] = _names(f"study.{name}", study[name])
+                study[name] = names_of(f"study.{name}", study[name])
         for name in ("sampler", "pruner"):
             if name in study:
                 study[name] = Choice.read(f"study.{name}", study[name])
-        diagnosis = _known(DiagnosisSettings, "diagnosis", values.pop("diagnosis", None) or {})
+        diagnosis = known_keys(DiagnosisSettings, "diagnosis", values.pop("diagnosis", None) or {})
         if "prune" in diagnosis:
-            diagnosis["prune"] = _names("diagnosis.prune", diagnosis["prune"])
+            diagnosis["prune"] = names_of("diagnosis.prune", diagnosis["prune"])
         cluster = values.pop("cluster", None) or {}
-        cluster = _known(ClusterSettings, "cluster", {"executor": cluster} if isinstance(cluster, str) else cluster)
+        cluster = known_keys(ClusterSettings, "cluster", {"executor": cluster} if isinstance(cluster, str) else cluster)
         if "setup" in cluster:
-            cluster["setup"] = _names("cluster.setup", cluster["setup"])
+            cluster["setup"] = names_of("cluster.setup", cluster["setup"])
         if not isinstance(cluster.get("extra", {}), Mapping):
             raise UserError(f"cluster.extra: {cluster['extra']!r} is not a group of options; use {{qos: high}}")
         if not isinstance(values.get("space", {}), Mapping):
             raise UserError(f"space: {values['space']!r} is not a group of keys; write them below it, indented")
         wandb = values.pop("wandb", None) or {}
-        wandb = _known(WandbSettings, "wandb", {"runs": wandb} if isinstance(wandb, str) else wandb)
-        values["enqueue"] = _points(values.get("enqueue") or [])
+        wandb = known_keys(WandbSettings, "wandb", {"runs": wandb} if isinstance(wandb, str) else wandb)
+        values["enqueue"] = points_of(values.get("enqueue") or [])
         return cls(
             study=StudySettings(**study),
             diagnosis=DiagnosisSettings(**diagnosis),
@@ -238,59 +243,3 @@ class SweepSettings:
             wandb=WandbSettings(**wandb),
             **values,
         )
-
-
-def _known(cls: type[Any], group: str, content: object) -> dict[str, Any]:
-    """Returns a group of keys as arguments of `cls`, or refuses the first that it does not have."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{group or 'sweep'}: {content!r} is not a group of keys; write them below it, indented")
-    known = {one.name: one for one in fields(cls)}
-    prefix = f"{group}." if group else ""
-    for name in content:
-        if name not in known:
-            guess = nearest(str(name), known)
-            hint = f"did you mean {prefix}{guess}?" if guess else f"accepted: {', '.join(known)}"
-            raise UserError(f"{prefix}{name}: no such key of a sweep; {hint}")
-    return {name: _typed(f"{prefix}{name}", known[name], value) for name, value in content.items()}
-
-
-def _typed(key: str, known: Any, value: Any) -> Any:
-    """Checks numbers and text; the groups are read by their own functions."""
-    kind = str(known.type)
-    if value is None and ("None" in kind or not kind.startswith(("int", "float", "str"))):
-        return None if "None" in kind else _default(known)
-    if kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool)):
-        raise UserError(f"{key}: {value!r} is not accepted; use an integer")
-    if kind.startswith("float"):
-        try:
-            return float("" if isinstance(value, bool) else value)  # YAML takes 1e-3 for text
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{key}: {value!r} is not accepted; use a number") from error
-    if kind.startswith("str") and not isinstance(value, str):
-        raise UserError(f"{key}: {value!r} is not accepted; use text")
-    return value
-
-
-def _default(known: Any) -> Any:
-    return known.default_factory() if known.default is MISSING else known.default
-
-
-def _names(key: str, content: object) -> tuple[str, ...]:
-    """Reads one name or a list of names."""
-    names = [content] if isinstance(content, str) else content
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{key}: {content!r} is not accepted; use a name or a list of names")
-    if len(set(names)) < len(names) and key.endswith("metric"):
-        raise UserError(f"{key}: {content!r} names one twice")
-    return tuple(names)
-
-
-def _points(content: object) -> tuple[dict[str, Any], ...]:
-    """Reads the list of points to try first."""
-    if (
-        not isinstance(content, Sequence)
-        or isinstance(content, str)
-        or not all(isinstance(p, Mapping) for p in content)
-    ):
-        raise UserError(f"enqueue: {content!r} is not accepted; use a list of points, such as [{{model.depth: 2}}]")
-    return tuple({str(key): value for key, value in point.items()} for point in content)

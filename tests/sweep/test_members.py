@@ -97,7 +97,7 @@ def backend(folder: Path, lines: list[str] | None = None, builder: Any = None, *
     show = [].append if lines is None else lines.append
     store = Chunks(folder, 1e-9, show)
     settings: dict[str, Any] = {"metrics": ["val/loss"], "maximize": [False], "batch": 9, **changes}
-    return Together(builder or Varied(), chunks=store, **settings)
+    return Together(builder or Varied(), chunks=store, fewest=1, **settings)
 
 
 def assert_same(one: Outcome, other: Outcome, tolerance: float = 0.0) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
+from mlp_lab.population.memory import member_bytes
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.sweep.population import Together, group_key
 from mlp_lab.sweep.pruning import Asha, Nothing
@@ -86,7 +88,7 @@ def test_verdicts_of_members_are_kept_and_end_trials() -> None:
 
 def test_a_stack_that_does_not_fit_is_halved_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = Digits(precision="64-true")
-    whole = train(Together(builder, batch=4, **ONE), MIXED)
+    whole = train(Together(builder, batch=4, fewest=1, **ONE), MIXED)
     step, tried = PopulationModule.training_step, []
 
     def hungry(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
@@ -97,7 +99,7 @@ def test_a_stack_that_does_not_fit_is_halved_and_loses_nothing(monkeypatch: pyte
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(PopulationModule, "training_step", hungry)
-    halved = train(Together(builder, batch=4, **ONE), MIXED)
+    halved = train(Together(builder, batch=4, fewest=1, **ONE), MIXED)
     assert tried == [4, 2, 1, 1, 2, 1, 1]
     for number, one in whole.items():
         assert (halved[number].state, halved[number].epochs) == (one.state, one.epochs)
@@ -109,6 +111,39 @@ def test_a_trial_that_does_not_fit_alone_has_failed(monkeypatch: pytest.MonkeyPa
         return torch.empty(1 << 58)
 
     monkeypatch.setattr(PopulationModule, "training_step", hungry)
-    told = train(Together(Digits(), batch=2, **ONE), [{"width": 8}, {"width": 9}])
+    told = train(Together(Digits(), batch=2, fewest=1, **ONE), [{"width": 8}, {"width": 9}])
     assert [one.state for one in told.values()] == ["failed", "failed"]
     assert all("can't allocate memory" in str(one.error) for one in told.values())
+
+
+@pytest.fixture
+def stacked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The members in the stack at every step that is taken."""
+    sizes: list[int] = []
+    step = PopulationModule.training_step
+
+    def counted(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
+        sizes.append(len(self.numbers))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PopulationModule, "training_step", counted)
+    return sizes
+
+
+def test_one_or_two_members_are_not_worth_a_stack(stacked: list[int]) -> None:
+    for trials, seeds, members in ((2, 1, set()), (3, 1, {3}), (1, 3, {3})):
+        stacked.clear()
+        told = train(Together(Digits(), batch=trials, seeds=seeds, **ONE), [{}] * trials)
+        assert {one.state for one in told.values()} == {"complete"}
+        assert set(stacked) == members
+
+
+def test_a_budget_of_memory_splits_a_batch_and_refuses_what_exceeds_it(stacked: list[int]) -> None:
+    one = member_bytes(Digits().build(dotted({"width": 16}), 0).module.model, 128)
+    backend = Together(Digits(), batch=4, fewest=1, memory=3 * one, **ONE)
+    told = train(backend, [{"width": 16}] * 4 + [{"width": 400}])
+    assert (stacked[0], stacked[-1]) == (3, 1)
+    assert [told[number].state for number in range(5)] == ["complete"] * 4 + ["failed"]
+    assert re.fullmatch(
+        r"memory: a trial of about \d.* does not fit into \d.*; allow more, or make .*", told[4].error or ""
+    )

@@ -48,6 +48,7 @@ def test_samplers_and_pruners_take_arguments() -> None:
         (sweep(trials=True), "trials: True is not accepted; use an integer"),
         (sweep(trials=None), "trials: give the number of trials, or `minutes`"),
         (sweep(minutes=-1), "minutes: -1 leaves no time; use a number above 0"),
+        (sweep(memory=0), "memory: 0 GB is none; use a number above 0"),
         (sweep(checkpoint_seconds=-1), "checkpoint_seconds: -1 is not a time; use 0 (none) or more"),
         (sweep(checkpoint_seconds="often"), "checkpoint_seconds: 'often' is not accepted; use a number"),
         (sweep(base=""), "base: name the config that every trial starts from, such as configs/digits.yaml"),

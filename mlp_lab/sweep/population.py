@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -176,6 +177,7 @@ class Together(Alone):
         if self.chunks is not None:
             settings["callbacks"].append(self.chunks.keeper(points, fingerprint(runs)))
             settings["enable_checkpointing"] = True
+        broken: Exception | None = None
         try:
             path = chunk.checkpoint if chunk is not None else None
             L.Trainer(**settings).fit(module, first.data, ckpt_path=path, weights_only=True)
@@ -184,34 +186,28 @@ class Together(Alone):
         except Exception as error:
             if chunk is not None and not members.begun:
                 raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
-            self._recover(error, members, judge, tell, again=chunk is not None)
+            if not isinstance(error, MemoryError | RuntimeError):
+                raise
+            broken = error.with_traceback(None)  # its frames hold the stack
+        left = [points[trial] for trial in members.left]
+        if broken is not None and _is_memory(broken) and len(left) > (chunk is None):
+            first.data.trainer = None
+            del module, diagnostics, members, settings  # they hold each other, and the halves need their memory
+            gc.collect()
+            self._halve(left, judge, tell)
+            return []
+        if broken is not None:
+            members.fail(broken)
         for trial in members.left:
             members.end(trial)
         return []
 
-    def _recover(
-        self, error: Exception, members: Members, judge: Judge, tell: Callable[[Outcome], None], *, again: bool
-    ) -> None:
-        """Trains what is left of a stack in halves where memory ran out; else it has failed.
-
-        Args:
-            error: What has ended the stack.
-            members: Its members.
-            judge: Decides.
-            tell: Told of trials as they end.
-            again: Whether it had gone on from a checkpoint, so that one trial is worth a start of its own.
-        """
-        left = [members.points[trial] for trial in members.left]
-        if not isinstance(error, MemoryError | RuntimeError):
-            raise error
-        if not _is_memory(error) or len(left) < 2 - again:
-            members.fail(error)
+    def _halve(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
+        """Trains what is left of a stack in halves; of one that had gone on from a checkpoint, a last point anew."""
+        if len(points) == 1:
+            self._begin(points, judge, tell)
             return
-        members.told.update(members.left)
-        if len(left) == 1:
-            self._begin(left, judge, tell)
-            return
-        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+        for half in (points[: len(points) // 2], points[len(points) // 2 :]):
             self.train(half, judge, tell)
 
 

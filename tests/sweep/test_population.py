@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from typing import Any
 
 import pytest
@@ -89,12 +90,14 @@ def test_verdicts_of_members_are_kept_and_end_trials() -> None:
 def test_a_stack_that_does_not_fit_is_halved_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = Digits(precision="64-true")
     whole = train(Together(builder, batch=4, fewest=1, **ONE), MIXED)
-    step, tried = PopulationModule.training_step, []
+    step, tried, stacks = PopulationModule.training_step, [], []
 
     def hungry(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
         if self.global_step == 5:  # within the first epoch
             tried.append(len(self.numbers))
+            assert not [one for one in stacks if one() is not None]  # the memory of what was halved is free
             if len(self.numbers) > 1:
+                stacks.append(weakref.ref(self))
                 torch.empty(1 << 58)  # the allocator's own error
         return step(self, batch, batch_idx)
 

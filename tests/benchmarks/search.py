@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,10 +85,13 @@ def comparisons(options: argparse.Namespace) -> list[Comparison]:
 
 def run(comparison: Comparison, options: argparse.Namespace, console: Console) -> Path:
     """Lets the peers take turns, writes the file after every seed, prints the table, and returns the file's path."""
-    settings = {name: getattr(options, name) for name in ("seeds", "first_seed", "trials", "epochs")}
+    settings = {name: getattr(options, name) for name in ("seeds", "first_seed", "minutes", "trials", "epochs")}
     values: dict[str, Any] = {"machine": harness.machine(options.threads), "settings": settings}
     rounds: list[dict[str, Any]] = []
+    start = time.monotonic()
     for seed in range(options.first_seed, options.first_seed + options.seeds):
+        if rounds and options.minutes and time.monotonic() - start > 60 * options.minutes:
+            break
         names = list(comparison.peers)
         done = {}
         for name in names[seed % len(names) :] + names[: seed % len(names)]:
@@ -170,6 +174,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, help="of each search (default: as its file says)")
     parser.add_argument("--epochs", type=int, help="of each trial at most (default: as its base config says)")
     parser.add_argument("--sweeps", type=lambda text: text.split(","), default=list(MAXIMIZE), help="of verdicts")
+    parser.add_argument("--minutes", type=float, help="no seed of a table begins later than this (default: all do)")
     parser.add_argument("--threads", type=int, default=1, help="threads of every search")
     parser.add_argument("--results", type=Path, default=harness.RESULTS, help="folder for the JSON files")
     options = parser.parse_args(arguments)

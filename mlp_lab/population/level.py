@@ -78,15 +78,17 @@ class StackLevel(nn.Module):
     def multiply(self, x: Tensor) -> Tensor:
         """Returns h = Wx + b of every member, (R, B)."""
         low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
-        if self.shared:
-            weight = self.weight.view(self.plan.rows, -1)
-            if low is not None and x.device.type == "cpu":
-                with torch.autocast("cpu", enabled=pays(weight.numel(), x.shape[1])):
-                    return torch.addmm(self.bias.unsqueeze(1), weight, x).to(self.bias.dtype)
-            return torch.addmm(self.bias.unsqueeze(1), weight, x)
-        if low is not None and x.device.type != "cpu":
+        if low is not None and x.device.type != "cpu" and not self.shared:
             return products(x.to(low), self.weight.to(low), self.bias.to(low), self.plan)
-        return products(x, self.weight, self.bias, self.plan, low)
+        if low is not None and x.device.type == "cpu":
+            x = x.to(self.weight.dtype)  # an encoder's outputs may be of the lower type
+        if not self.shared:
+            return products(x, self.weight, self.bias, self.plan, low)
+        weight = self.weight.view(self.plan.rows, -1)
+        if low is not None and x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=pays(weight.numel(), x.shape[1])):
+                return torch.addmm(self.bias.unsqueeze(1), weight, x).to(weight.dtype)
+        return torch.addmm(self.bias.unsqueeze(1), weight, x)
 
     def finish(self, h: Tensor, x: Tensor) -> Tensor:
         """Returns the outputs of the hidden layers, (R_hidden, B), of h and the inputs."""

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.cli.trial import TrialBuilder
 from mlp_lab.sweep.space import Space
 from tests.benchmarks import search, search_peers, search_runs, sweep_lists, sweep_peers
 
@@ -141,10 +141,10 @@ def test_the_search_of_optuna_and_lightning_has_the_data_and_the_space_of_the_sw
     base = yaml.safe_load((ROOT / content["base"]).read_text())
     assert base["trainer"]["max_epochs"] == search_peers.EPOCHS
     assert base["data"]["init_args"]["batch_size"] == search_peers.BATCH_SIZE
-    data = TabularDataModule(dataset="digits", scaling="minmax", seed=0, verbose=False)
-    data.setup("fit")
-    train, val = search_peers.datasets()
-    assert (len(train), len(val)) == (data.part("train").rows, data.part("val").rows)
+    split = TrialBuilder(["--config", str(ROOT / content["base"])]).data  # as the sweep builds it, with its own seed
+    split.setup("fit")
+    for name, dataset in zip(("train", "val"), search_peers.datasets(), strict=True):
+        torch.testing.assert_close(dataset.tensors, (split.part(name).numeric, split.part(name).target))
 
 
 def test_the_parts_of_the_search_are_chosen():

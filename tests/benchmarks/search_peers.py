@@ -4,7 +4,8 @@
 
 A LightningModule that calls `self.log`, a `TensorDataset` in a shuffling `DataLoader`, a Trainer per trial with its
 logger and its progress bar but without checkpoints, a callback that asks the pruner after every validation, and
-`study.optimize`. Early stopping has the patience that mlp_lab has by default. The last line is JSON.
+`study.optimize`. Early stopping has the patience that mlp_lab has by default, and the rows are mlp_lab's: how easy the
+validation rows are depends on the draw. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import optuna
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from mlp_lab.data.tabular import TabularDataModule
 
 EPOCHS, BATCH_SIZE, PATIENCE = 40, 32, 10
 ACTIVATIONS = {
@@ -85,13 +86,12 @@ class Pruning(L.Callback):
             raise optuna.TrialPruned
 
 
-def datasets(seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
-    """Returns 1,437 rows to train on and 180 to validate with, as mlp_lab splits them: by class, 0 to 1."""
-    pixels, digits = load_digits(return_X_y=True)
-    x, rest, y, rest_y = train_test_split(pixels, digits, train_size=1437, stratify=digits, random_state=seed)
-    x_val, _, y_val, _ = train_test_split(rest, rest_y, train_size=180, stratify=rest_y, random_state=seed)
-    train, val = (torch.tensor(part / 16.0, dtype=torch.float32) for part in (x, x_val))
-    return TensorDataset(train, torch.tensor(y)), TensorDataset(val, torch.tensor(y_val))
+def datasets() -> tuple[TensorDataset, TensorDataset]:
+    """Returns the rows that mlp_lab trains on and validates with: of another split the losses could not be compared."""
+    data = TabularDataModule(dataset="digits", scaling="minmax", seed=0, verbose=False)
+    data.setup("fit")
+    train, val = data.part("train"), data.part("val")
+    return TensorDataset(train.numeric, train.target), TensorDataset(val.numeric, val.target)
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:

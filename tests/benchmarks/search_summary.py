@@ -13,7 +13,7 @@ Run = Mapping[str, Any]
 Rounds = Sequence[Mapping[str, Any]]  # one per seed: "seed", and a run per peer
 QUARTILES = ("min", "quarter", "median", "three_quarters", "max")
 RESAMPLES = 10_000
-GOAL = 0.975  # validation accuracy that the demo is to reach
+GOAL = 0.975  # validation accuracy that the demo is to reach; on these 180 rows logistic regression has 0.978
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 
 from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
+from mlp_lab.training.heap import give_back_freed_memory
 
 BYTES = 4  # of a float32
 STATES = {"sgd": 0, "adam": 2, "adamw": 2}  # optimizer values per weight; sgd has one with momentum
@@ -44,6 +45,7 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    give_back_freed_memory()
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

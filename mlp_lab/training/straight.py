@@ -32,6 +32,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from mlp_lab.training.heap import keep_freed_memory
+
 Hook = Callable[..., Any]
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -66,7 +68,8 @@ class StraightModule(L.LightningModule):
         self.after_optimizer_step(self.trainer.global_step + 1)  # Lightning counts it later
 
     def on_train_start(self) -> None:
-        """Takes the straight path, if the training that begins is of the common case."""
+        """Takes the straight path, if the training that begins is of the common case; freed memory stays."""
+        keep_freed_memory()
         leave(self.trainer)  # what a fit that failed has left
         if can_go_straight(self.trainer, self):
             go_straight(self.trainer, self)

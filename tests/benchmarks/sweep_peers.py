@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.optimizers import StackOptimizer
 from mlp_lab.population.stack import Population
+from mlp_lab.training.heap import keep_freed_memory
 from mlp_lab.training.optimizers import OptimizerConfig
 from tests.benchmarks.harness import THREAD_VARIABLES, forget_peak, load_mnist, peak_memory
 from tests.benchmarks.recipe import BATCH_SIZE, INPUTS, OUTPUTS
@@ -80,6 +81,7 @@ class Together:
     def __init__(
         self, mlps: list[MLP], members: Sequence[Member], x: Tensor, y: Tensor, *, bucket: int | None, bf16: bool
     ) -> None:
+        keep_freed_memory()  # as PopulationModule does
         self.x, self.y = x, y
         self.population = Population.stack(mlps, bucket=bucket)
         self.optimizer = StackOptimizer(

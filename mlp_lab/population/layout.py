@@ -53,6 +53,16 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How a tensor of a level is cut into the parts of its runs."""
+
+    sizes: list[int]
+    """Length of each along the first dimension."""
+    shapes: Sequence[tuple[int, ...] | None]
+    """What each is viewed as; None leaves it as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segment:
     """Rows next to one another that share an activation."""
 
@@ -119,6 +129,24 @@ class Level:
         return tuple(Run(count=len(list(group)), outputs=outputs, inputs=inputs) for (outputs, inputs), group in groups)
 
     @cached_property
+    def weights_cut(self) -> Cut:
+        """Of the flat weights, into (H, I), or (n, H, I) where a run has several members."""
+        shapes = [
+            (run.outputs, run.inputs) if run.count == 1 else (run.count, run.outputs, run.inputs) for run in self.runs
+        ]
+        return Cut(sizes=[run.weights for run in self.runs], shapes=shapes)
+
+    @cached_property
+    def inputs_cut(self) -> Cut:
+        """Of the inputs, into (I, B) or (n, I, B)."""
+        return _rows_cut([(run.count, run.inputs) for run in self.runs])
+
+    @cached_property
+    def outputs_cut(self) -> Cut:
+        """Of the outputs, into (H, B) or (n, H, B)."""
+        return _rows_cut([(run.count, run.outputs) for run in self.runs])
+
+    @cached_property
     def segments(self) -> tuple[Segment, ...]:
         """The hidden rows by activation."""
         pairs = zip(self.activations, self.outputs, strict=False)  # heads come last and have none
@@ -130,6 +158,12 @@ class Level:
         """Hidden members next to one another of one true and padded width: (count, padded, true)."""
         pairs = zip(self.outputs[: self.hidden], self.widths, strict=False)
         return tuple((len(list(group)), padded, true) for (padded, true), group in groupby(pairs))
+
+
+def _rows_cut(runs: Sequence[tuple[int, int]]) -> Cut:
+    """Cuts rows into runs of so many members with so many rows each."""
+    shapes = [None if count == 1 else (count, rows, -1) for count, rows in runs]
+    return Cut(sizes=[count * rows for count, rows in runs], shapes=shapes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ Symbols: B batch, R rows of a level, n members of one shape, H units, I inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mlp_lab.model.activations import ACTIVATIONS
-from mlp_lab.population.layout import Level, Segment
+from mlp_lab.population.layout import Cut, Level, Segment
 
 aten = torch.ops.aten
 
@@ -46,31 +46,36 @@ def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.d
 class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None) -> Tensor:
-        large = low is not None and any(pays(run.weights, x.shape[1]) for run in level.runs)
-        rounded = [weight.to(low), x.to(low)] if large else []
+        large = [low is not None and pays(run.weights, x.shape[1]) for run in level.runs]
+        rounded = [x.to(low), weight.to(low)] if any(large) else [None, None]
         ctx.save_for_backward(x, weight, *rounded)
-        ctx.level, ctx.low = level, low
+        ctx.level, ctx.low, ctx.large = level, low, large
         h = bias.unsqueeze(1).repeat(1, x.shape[1])  # (R, B)
-        for w, inputs, outputs in _chosen(level, [weight, x, h], [*rounded, h] if rounded else [weight, x, h]):
-            if w.dtype != outputs.dtype:
-                outputs.add_(torch.matmul(w, inputs))
+        inputs = _chosen(level.inputs_cut, large, x, rounded[0])
+        weights = _chosen(level.weights_cut, large, weight, rounded[1])
+        for w, i, out in zip(weights, inputs, _parts(level.outputs_cut, h), strict=True):
+            if w.dtype != out.dtype:
+                out.add_(torch.matmul(w, i))
             else:
-                outputs.addmm_(w, inputs) if w.dim() == 2 else outputs.baddbmm_(w, inputs)
+                out.addmm_(w, i) if w.dim() == 2 else out.baddbmm_(w, i)
         return h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
-        x, weight, *rounded = ctx.saved_tensors
-        grad = grad.contiguous()
-        low_weight, low_x, low_grad = [*rounded, grad.to(ctx.low)] if rounded else [weight, x, grad]
-        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        x, weight, low_x, low_weight = ctx.saved_tensors
+        level, large, grad = ctx.level, ctx.large, grad.contiguous()
+        grads = _chosen(level.outputs_cut, large, grad, grad.to(ctx.low) if any(large) else None)
+        inputs = _chosen(level.inputs_cut, large, x, low_x)
         grad_weight = torch.empty_like(weight)
-        for w, inputs, g in _chosen(ctx.level, [grad_weight, x, grad], [grad_weight, low_x, low_grad]):
-            _write_(w, g, inputs.mT)
-        if grad_x is not None:
-            for w, inputs, g in _chosen(ctx.level, [weight, grad_x, grad], [low_weight, grad_x, low_grad]):
-                _write_(inputs, w.mT, g)
+        for out, g, i in zip(_parts(level.weights_cut, grad_weight), grads, inputs, strict=True):
+            _write_(out, g, i.mT)
+        if not ctx.needs_input_grad[0]:
+            return None, grad_weight, grad.sum(1), None, None
+        grad_x = torch.empty_like(x)
+        weights = _chosen(level.weights_cut, large, weight, low_weight)
+        for out, w, g in zip(_parts(level.inputs_cut, grad_x), weights, grads, strict=True):
+            _write_(out, w.mT, g)
         return grad_x, grad_weight, grad.sum(1), None, None
 
 
@@ -83,35 +88,24 @@ def _write_(out: Tensor, left: Tensor, right: Tensor) -> None:
     """Writes left · right; the factors may be of a lower type."""
     if left.dtype != out.dtype:
         out.copy_(torch.matmul(left, right))
+    elif out.dim() == 2:
+        torch.mm(left, right, out=out)
     else:
-        torch.matmul(left, right, out=out)
+        torch.bmm(left, right, out=out)
 
 
-Views = tuple[Tensor, Tensor, Tensor]
+def _parts(cut: Cut, tensor: Tensor) -> list[Tensor]:
+    """Returns the part of every run: (H, I), (I, B) or (H, B), with n in front where the run has several members."""
+    parts = torch.split(tensor, cut.sizes)
+    return [part if shape is None else part.view(shape) for part, shape in zip(parts, cut.shapes, strict=True)]
 
 
-def _chosen(level: Level, exact: Sequence[Tensor], rounded: Sequence[Tensor]) -> Iterator[Views]:
-    """Yields weights, inputs and outputs of each run, from `rounded` where there are factors for which it pays."""
-    views = _views(level, *exact)
-    if all(low.dtype == high.dtype for low, high in zip(rounded, exact, strict=False)):
-        yield from views
-        return
-    for run, high, low in zip(level.runs, views, _views(level, *rounded), strict=True):
-        yield low if pays(run.weights, exact[1].shape[1]) else high
-
-
-def _views(level: Level, weight: Tensor, x: Tensor, h: Tensor) -> Iterator[Views]:
-    """Yields weights, inputs and outputs of each run: (H, I), (I, B), (H, B), with n in front where there are more."""
-    runs, batch = level.runs, x.shape[1]
-    weights = torch.split(weight, [run.weights for run in runs])
-    inputs = torch.split(x, [run.count * run.inputs for run in runs])
-    outputs = torch.split(h, [run.count * run.outputs for run in runs])
-    for run, w, i, o in zip(runs, weights, inputs, outputs, strict=True):
-        if run.count == 1:
-            yield w.view(run.outputs, run.inputs), i, o
-        else:
-            shape = (run.count, run.outputs, run.inputs)
-            yield w.view(shape), i.view(run.count, run.inputs, batch), o.view(run.count, run.outputs, batch)
+def _chosen(cut: Cut, large: Sequence[bool], exact: Tensor, rounded: Tensor | None) -> list[Tensor]:
+    """Returns the part of every run, that of the rounded tensor where the run's product is large."""
+    if rounded is None:
+        return _parts(cut, exact)
+    parts = zip(large, _parts(cut, rounded), _parts(cut, exact), strict=True)
+    return [low if is_large else high for is_large, low, high in parts]
 
 
 class _Kernels(NamedTuple):

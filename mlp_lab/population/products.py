@@ -39,8 +39,19 @@ def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.d
     Returns:
         (R, B).
     """
+    if len(level.runs) == 1 and low is None:
+        return _one_product(x, weight, bias, level)
     result: Tensor = _Products.apply(x, weight, bias, level, low)
     return result
+
+
+def _one_product(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
+    """The same where all members have one shape: PyTorch's own nodes take half the time of one written in Python."""
+    run = level.runs[0]
+    if run.count == 1:
+        return torch.addmm(bias.unsqueeze(1), weight.view(run.outputs, run.inputs), x)
+    w, inputs = weight.view(run.count, run.outputs, run.inputs), x.view(run.count, run.inputs, -1)
+    return torch.baddbmm(bias.view(run.count, -1, 1), w, inputs).flatten(0, 1)
 
 
 class _Products(torch.autograd.Function):
@@ -96,7 +107,7 @@ def _write_(out: Tensor, left: Tensor, right: Tensor) -> None:
 
 def _parts(cut: Cut, tensor: Tensor) -> list[Tensor]:
     """Returns the part of every run: (H, I), (I, B) or (H, B), with n in front where the run has several members."""
-    parts = torch.split(tensor, cut.sizes)
+    parts = torch.split_with_sizes(tensor, cut.sizes)
     return [part if shape is None else part.view(shape) for part, shape in zip(parts, cut.shapes, strict=True)]
 
 
@@ -157,7 +168,7 @@ def activate(z: Tensor, segments: Sequence[Segment], slopes: Tensor | None = Non
         result: Tensor = _Activate.apply(z, segments)
         return result
     parts, learned = [], 0
-    for segment, part in zip(segments, torch.split(z, [segment.rows for segment in segments]), strict=True):
+    for segment, part in zip(segments, torch.split_with_sizes(z, [segment.rows for segment in segments]), strict=True):
         if segment.activation == "prelu":
             assert slopes is not None
             rows = slopes[learned : learned + segment.rows].to(part.dtype)
@@ -173,7 +184,9 @@ class _Activate(torch.autograd.Function):
     def forward(ctx: FunctionCtx, z: Tensor, segments: Sequence[Segment]) -> Tensor:
         a = torch.empty_like(z)
         rows = [segment.rows for segment in segments]
-        for segment, inputs, outputs in zip(segments, torch.split(z, rows), torch.split(a, rows), strict=True):
+        for segment, inputs, outputs in zip(
+            segments, torch.split_with_sizes(z, rows), torch.split_with_sizes(a, rows), strict=True
+        ):
             KERNELS[segment.activation].forward(inputs, outputs)
         ctx.save_for_backward(z, a)
         ctx.segments = segments  # type: ignore[attr-defined]
@@ -187,10 +200,10 @@ class _Activate(torch.autograd.Function):
         rows = [segment.rows for segment in ctx.segments]
         parts = zip(
             ctx.segments,
-            torch.split(grad, rows),
-            torch.split(z, rows),
-            torch.split(a, rows),
-            torch.split(grad_z, rows),
+            torch.split_with_sizes(grad, rows),
+            torch.split_with_sizes(z, rows),
+            torch.split_with_sizes(a, rows),
+            torch.split_with_sizes(grad_z, rows),
             strict=True,
         )
         for segment, g, z_part, a_part, out in parts:

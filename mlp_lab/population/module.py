@@ -8,7 +8,6 @@ Symbols: K members, B batch, C outputs.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from typing import Any, cast
@@ -21,18 +20,21 @@ from torch.optim import Optimizer
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
-from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
+from mlp_lab.population.freezing import freeze_
 from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.rates import Rates
+from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.scoring import ScoredPopulation, wide
 from mlp_lab.population.stack import Population
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter
 from mlp_lab.training.module import MLPModule, scale_by_data_
-from mlp_lab.training.schedules import factor_at
 
 
 class PopulationModule(ScoredPopulation):
@@ -45,15 +47,24 @@ class PopulationModule(ScoredPopulation):
         members: what each one would be alone: network, loss, optimizer and schedule. Their networks are copied.
         clip: per member the largest norm of its gradient; None clips nothing.
         stop: when a member stops by itself; None lets all train to the end.
+        steps_per_call: most steps that are taken in one call by Lightning; None takes all together that come before
+            something is logged, measured, validated or saved, or shown to a callback that sees every step.
 
     Raises:
         UserError: Names the members and the setting that do not fit together.
     """
 
     def __init__(
-        self, members: Sequence[MLPModule], clip: Sequence[float | None] | None = None, stop: MemberStop | None = None
+        self,
+        members: Sequence[MLPModule],
+        clip: Sequence[float | None] | None = None,
+        stop: MemberStop | None = None,
+        steps_per_call: int | None = None,
     ) -> None:
         super().__init__()
+        if steps_per_call is not None and steps_per_call < 1:
+            raise UserError(f"population.steps_per_call: {steps_per_call}; accepted: an integer of at least 1, or None")
+        self.steps_per_call = steps_per_call
         check_modules(members, clip)
         first = members[0]
         self.spec, self.mixup = first.spec, first.mixup
@@ -79,11 +90,10 @@ class PopulationModule(ScoredPopulation):
         """Whether the checkpoint that is being written stands for the best states."""
         self._criteria = [(member.train_loss, member.eval_loss) for member in members]
         self._arrange()
-        self._sums = torch.zeros(len(members), dtype=torch.float64)
-        self._rows = 0
-        self._epoch: tuple[int, dict[int, float], int] = (-1, {}, 0)  # an epoch, and its recorded sums and rows
+        self._running = RunningLosses(len(members))
         self.batch_losses = torch.zeros(len(members), dtype=torch.float64)
         """Of those in the stack, the mean loss of the last batch."""
+        self._rates: Rates | None = None
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
@@ -97,6 +107,8 @@ class PopulationModule(ScoredPopulation):
         """Returns every member's network as it is now, or was when it left the stack, in their order."""
         known = self.finished | dict(zip(self.numbers, self.population.unstack(), strict=True))
         return [known[number] for number in range(len(self.configs))]
+
+    quiet_steps = quiet_till_log
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -128,8 +140,15 @@ class PopulationModule(ScoredPopulation):
     def on_train_start(self) -> None:
         """Sets the learning rates of the first step."""
         super().on_train_start()
-        self._sums = self._sums.to(self.device)
+        self._running.sums = self._running.sums.to(self.device)
+        self._plan()
         self._set_rates(self.trainer.global_step)
+
+    def _plan(self) -> None:
+        """Plans the rates of those in the stack."""
+        configs = [self.configs[number] for number in self.numbers]
+        schedules = [self.schedules[number] for number in self.numbers]
+        self._rates = Rates(configs, schedules, self.trainer.estimated_stepping_batches)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the sum of the active members' mean losses."""
@@ -138,8 +157,8 @@ class PopulationModule(ScoredPopulation):
         detached = losses.detach().double()
         if self.failed:
             detached = detached.nan_to_num(0.0, 0.0, 0.0)
-        self._sums += detached
-        self._rows += batch.count
+        self._running.sums += detached
+        self._running.rows += batch.count
         self.batch_losses = detached / batch.count
         active = self.stack_optimizer.active
         alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
@@ -160,27 +179,12 @@ class PopulationModule(ScoredPopulation):
         return cast(Tensor, losses + (1 - share) * self.train_loss(logits, batch.target[other])).sum(1)
 
     def _freeze_nonfinite(self, losses: Tensor) -> None:
-        """Freezes members whose loss is not finite.
-
-        Raises:
-            NonFiniteError: No member is left that is.
-        """
+        """Freezes members whose loss is not finite."""
         finite = losses.detach().isfinite()
-        if bool(finite.all()):
-            return
-        optimizer = self.stack_optimizer
-        for place, good in enumerate(finite.tolist()):
-            number = self.numbers[place]
-            if good or number in self.failed:
-                continue
-            if optimizer.active[place]:
-                self.failed[number] = self.trainer.global_step + 1
-            optimizer.active[place] = False
-            for tensor in (*self.population.views(place).values(), *optimizer.moments(place)):
-                if tensor.is_floating_point():
-                    tensor.nan_to_num_(0.0, 0.0, 0.0)  # a checkpoint holds finite numbers only
-        if not any(optimizer.active) and len(self.failed) == len(self.settings):
-            raise NonFiniteError(f"the losses of all {len(self.settings)} members are not finite", None)
+        if not bool(finite.all()):
+            bad = [place for place, good in enumerate(finite.tolist()) if not good]
+            fresh = [place for place in bad if self.numbers[place] not in self.failed]
+            freeze_(self, fresh, [self.trainer.global_step + 1] * len(fresh))
 
     def after_optimizer_step(self, step: int) -> None:
         """Projects weights onto the max-norm balls, sets the next rates, and records the loss when that is due."""
@@ -196,21 +200,11 @@ class PopulationModule(ScoredPopulation):
             self._record_training_loss(step)
 
     def _set_rates(self, step: int) -> None:
-        total = self.trainer.estimated_stepping_batches
-        length = total if 0 <= total < math.inf else math.inf
-        for place, number in enumerate(self.numbers):
-            config = self.schedules[number]
-            factor = 1.0 if config.name == "constant" and not config.warmup else factor_at(step, config, length)
-            self.stack_optimizer.lr[place] = self.configs[number].lr * factor
+        assert self._rates is not None
+        self.stack_optimizer.lr[:] = self._rates.at(step)
 
     def _record_training_loss(self, step: int) -> None:
-        sums = self._sums.tolist()
-        means = [total / self._rows for total in sums]
-        _, before, rows = self._epoch if self._epoch[0] == self.trainer.current_epoch else (0, {}, 0)
-        so_far = {number: before.get(number, 0.0) + total for number, total in zip(self.numbers, sums, strict=True)}
-        self._epoch = (self.trainer.current_epoch, before | so_far, rows + self._rows)
-        self._sums.zero_()
-        self._rows = 0
+        means = self._running.take(self.numbers, self.trainer.current_epoch)
         active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
@@ -218,12 +212,11 @@ class PopulationModule(ScoredPopulation):
 
     def epoch_loss(self, number: int) -> float | None:
         """Returns a member's mean training loss over the rows of the epoch that was recorded last."""
-        _, sums, rows = self._epoch
-        return sums[number] / rows if rows and number in sums else None
+        return self._running.of_epoch(number)
 
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
-        if self._rows:
+        if self._running.rows:
             self._record_training_loss(self.trainer.global_step)
         active = self.stack_optimizer.active
         if not any(active):
@@ -244,9 +237,10 @@ class PopulationModule(ScoredPopulation):
             if not alive:
                 self.finished[self.numbers[place]] = self.population.member(place)
         self.population = self.population.keep(kept)
-        self._sums = self._sums[kept]
+        self._running.keep(kept)
         self.leave([self.numbers[place] for place in kept])
         self.trainer.strategy.optimizers = [optimizer.keep(self.population, kept)]
+        self._plan()
 
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer of those in the stack."""
@@ -266,9 +260,7 @@ class PopulationModule(ScoredPopulation):
             "scores": self.scores,
             "active": list(self.stack_optimizer.active),
             "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
-            "sums": self._sums,
-            "rows": self._rows,
-            "epoch": self._epoch,
+            **self._running.state_dict(),
             "best": self.best,
             "is_best": self.keeps_best,
         }
@@ -293,7 +285,7 @@ class PopulationModule(ScoredPopulation):
             self._arrange()
         self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
-        self._sums, self._rows = state["sums"], state["rows"]
-        self._epoch, self._active = state["epoch"], list(state["active"])
+        self._running.load_state_dict(state)
+        self._active = list(state["active"])
         if self.stop is not None and state["stop"] is not None:
             self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])

@@ -8,36 +8,29 @@ Symbols: K members, B batch, C outputs.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
-from mlp_lab.population.freezing import freeze_
-from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
+from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
-from mlp_lab.population.rates import Rates
-from mlp_lab.population.running import RunningLosses
-from mlp_lab.population.scoring import ScoredPopulation, wide
 from mlp_lab.population.stack import Population
+from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
-from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter
 from mlp_lab.training.module import MLPModule, scale_by_data_
 
 
-class PopulationModule(ScoredPopulation):
+class PopulationModule(SteppedPopulation):
     """Trains many MLPs under `L.Trainer` with automatic optimization, on one device.
 
     A member whose loss is not finite is frozen at once and told of in `failed`; the others go on, bit for bit, as if it
@@ -61,7 +54,7 @@ class PopulationModule(ScoredPopulation):
         stop: MemberStop | None = None,
         steps_per_call: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(len(members))
         if steps_per_call is not None and steps_per_call < 1:
             raise UserError(f"population.steps_per_call: {steps_per_call}; accepted: an integer of at least 1, or None")
         self.steps_per_call = steps_per_call
@@ -90,10 +83,6 @@ class PopulationModule(ScoredPopulation):
         """Whether the checkpoint that is being written stands for the best states."""
         self._criteria = [(member.train_loss, member.eval_loss) for member in members]
         self._arrange()
-        self._running = RunningLosses(len(members))
-        self.batch_losses = torch.zeros(len(members), dtype=torch.float64)
-        """Of those in the stack, the mean loss of the last batch."""
-        self._rates: Rates | None = None
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
@@ -107,8 +96,6 @@ class PopulationModule(ScoredPopulation):
         """Returns every member's network as it is now, or was when it left the stack, in their order."""
         known = self.finished | dict(zip(self.numbers, self.population.unstack(), strict=True))
         return [known[number] for number in range(len(self.configs))]
-
-    quiet_steps = quiet_till_log
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -136,83 +123,6 @@ class PopulationModule(ScoredPopulation):
             for name, view in self.population.views(place).items():
                 if name in parameters:
                     view.copy_(parameters[name].data)
-
-    def on_train_start(self) -> None:
-        """Sets the learning rates of the first step."""
-        super().on_train_start()
-        self._running.sums = self._running.sums.to(self.device)
-        self._plan()
-        self._set_rates(self.trainer.global_step)
-
-    def _plan(self) -> None:
-        """Plans the rates of those in the stack."""
-        configs = [self.configs[number] for number in self.numbers]
-        schedules = [self.schedules[number] for number in self.numbers]
-        self._rates = Rates(configs, schedules, self.trainer.estimated_stepping_batches)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the sum of the active members' mean losses."""
-        losses = self._mixed_losses(batch) if self.mixup else self._losses(batch)  # (K,), sums over the batch
-        self._freeze_nonfinite(losses)
-        detached = losses.detach().double()
-        if self.failed:
-            detached = detached.nan_to_num(0.0, 0.0, 0.0)
-        self._running.sums += detached
-        self._running.rows += batch.count
-        self.batch_losses = detached / batch.count
-        active = self.stack_optimizer.active
-        alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
-        return alive.sum() / batch.count
-
-    def _losses(self, batch: Batch) -> Tensor:
-        logits = self(batch.numeric, batch.categorical)
-        return cast(Tensor, self.train_loss(wide(logits), batch.target)).sum(1)
-
-    def _mixed_losses(self, batch: Batch) -> Tensor:
-        """Mixup of the encoded inputs, by the same share and the same pairs for all members."""
-        share = random.betavariate(self.mixup, self.mixup)
-        encoded = self.population.encode(batch.numeric, batch.categorical)  # (D, B)
-        other = torch.randperm(encoded.shape[1], device=encoded.device)
-        logits = wide(self.population.decode(share * encoded + (1 - share) * encoded[:, other]))
-        assert batch.target is not None
-        losses = share * self.train_loss(logits, batch.target)
-        return cast(Tensor, losses + (1 - share) * self.train_loss(logits, batch.target[other])).sum(1)
-
-    def _freeze_nonfinite(self, losses: Tensor) -> None:
-        """Freezes members whose loss is not finite."""
-        finite = losses.detach().isfinite()
-        if not bool(finite.all()):
-            bad = [place for place, good in enumerate(finite.tolist()) if not good]
-            fresh = [place for place in bad if self.numbers[place] not in self.failed]
-            freeze_(self, fresh, [self.trainer.global_step + 1] * len(fresh))
-
-    def after_optimizer_step(self, step: int) -> None:
-        """Projects weights onto the max-norm balls, sets the next rates, and records the loss when that is due."""
-        for place, number in enumerate(self.numbers):
-            if self.max_norms[number]:
-                for name, view in self.population.views(place).items():
-                    if name.startswith("blocks.") and name.endswith("linear.weight"):
-                        view.renorm_(p=2, dim=0, maxnorm=self.max_norms[number])
-        self._set_rates(step)
-        trainer = self.trainer
-        due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if due or trainer.is_last_batch or step == trainer.max_steps:
-            self._record_training_loss(step)
-
-    def _set_rates(self, step: int) -> None:
-        assert self._rates is not None
-        self.stack_optimizer.lr[:] = self._rates.at(step)
-
-    def _record_training_loss(self, step: int) -> None:
-        means = self._running.take(self.numbers, self.trainer.current_epoch)
-        active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
-        values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
-        self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
-        self.record(values, step)
-
-    def epoch_loss(self, number: int) -> float | None:
-        """Returns a member's mean training loss over the rows of the epoch that was recorded last."""
-        return self._running.of_epoch(number)
 
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
@@ -245,7 +155,8 @@ class PopulationModule(ScoredPopulation):
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer of those in the stack."""
         configs = [self.configs[number] for number in self.numbers]
-        optimizer = StackOptimizer(self.population, configs, [self.clip[number] for number in self.numbers])
+        clip = [self.clip[number] for number in self.numbers]
+        optimizer = StackOptimizer(self.population, configs, clip, self.deferred)
         optimizer.active = list(self._active or optimizer.active)
         return optimizer
 

@@ -22,6 +22,12 @@ from mlp_lab.training.tracking import MetricsCSV
 BATCHES = 15  # of 100 rows in an epoch, the last one of 37
 
 
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine ends no burst early."""
+    monkeypatch.setattr(burst, "SECONDS", 600.0)
+
+
 class Sees(L.Callback):
     """Notes the steps that it is shown, and the loops' counters between them."""
 

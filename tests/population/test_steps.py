@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlp_lab.errors import UserError
+import mlp_lab.training.burst as burst
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
@@ -19,7 +21,7 @@ from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.straight import StraightPath
 from mlp_lab.training.tracking import MetricsCSV
-from tests.population.fits import alone, fit
+from tests.population.fits import alone, distance, fit
 
 CLIP = [None, 0.5, None, 0.3, None, 0.5]
 
@@ -32,6 +34,12 @@ def equal(one: PopulationModule, other: PopulationModule) -> list[bool]:
     """Returns of which members all bits are equal."""
     pairs = zip(states(one), states(other), strict=True)
     return [all(torch.equal(a[name], b[name]) for name in a) for a, b in pairs]
+
+
+@pytest.fixture(autouse=True)
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine ends no burst early."""
+    monkeypatch.setattr(burst, "SECONDS", 600.0)
 
 
 @pytest.fixture
@@ -53,8 +61,8 @@ def mixed(**settings: Any) -> list[Any]:
     return [alone(number, **settings) for number in range(6)]
 
 
-def exploding(**settings: Any) -> list[Any]:
-    wild = {"depth": 2, "width": 20, "activation": "relu", "optimizer": OptimizerConfig(name="sgd", lr=1e200)}
+def exploding(lr: float = 1e200, **settings: Any) -> list[Any]:
+    wild = {"depth": 2, "width": 20, "activation": "relu", "optimizer": OptimizerConfig(name="sgd", lr=lr)}
     return [alone(number, **(wild if number == 1 else settings)) for number in range(4)]
 
 
@@ -88,6 +96,51 @@ def test_bursts_change_no_bit(build: Any, tmp_path: Path) -> None:
     assert at_once.failed == one_by_one.failed
     assert at_once.scores == one_by_one.scores
     assert list(at_once.finished) == list(one_by_one.finished)
+
+
+def run_ahead(build: Any, most: int | None, deferred: bool, file: Path) -> tuple[PopulationModule, list[list[float]]]:
+    population = build(most)
+    population.deferred = deferred
+    fit(population, epochs=6 if build is CASES["early stops"] else 2, log_every_n_steps=7, logger=MetricsCSV(file))
+    rows = file.read_text().splitlines()[1:]
+    return population, [[float(value) if value else math.nan for value in row.split(",")] for row in rows]
+
+
+@pytest.mark.parametrize("build", CASES.values(), ids=CASES.keys())
+def test_running_ahead_of_the_device_is_the_same(build: Any, tmp_path: Path) -> None:
+    """What an accelerator does, done on the CPU: to rounding the fused kernels' steps, the same bits in bursts."""
+    here, lines = run_ahead(build, None, False, tmp_path / "here.csv")
+    ahead, expected = run_ahead(build, None, True, tmp_path / "ahead.csv")
+    single, singly = run_ahead(build, 1, True, tmp_path / "single.csv")
+    assert all(equal(ahead, single))
+    assert repr(expected) == repr(singly)
+    assert ahead.failed == single.failed == here.failed
+    assert list(ahead.finished) == list(here.finished)
+    for number, (one, other) in enumerate(zip(here.networks(), ahead.networks(), strict=True)):
+        wild = build is CASES["early stops"] and number in (1, 3, 4)  # a rate far too high amplifies rounding
+        assert number in ahead.failed or wild or distance(one, other) < 1e-9, number
+    if build is not CASES["early stops"]:
+        for row, other in zip(lines, expected, strict=True):
+            assert row == pytest.approx(other, rel=1e-6, nan_ok=True)
+
+
+def test_a_member_that_explodes_changes_no_bit_of_another_where_the_host_runs_ahead() -> None:
+    wild, calm = PopulationModule(exploding()), PopulationModule(exploding(lr=1e-3))
+    for population in (wild, calm):
+        population.deferred = True
+        fit(population, log_every_n_steps=50)
+    assert list(wild.failed) == [1]
+    assert 1 < wild.failed[1] < 10  # in the middle of a burst
+    assert equal(wild, calm) == [True, False, True, True]
+    assert all(bool(value.isfinite().all()) for value in states(wild)[1].values())
+
+
+def test_where_all_explode_the_run_stops_at_the_end_of_the_burst() -> None:
+    population = PopulationModule([exploding()[1] for _ in range(2)])
+    population.deferred = True
+    with pytest.raises(NonFiniteError, match="the losses of all 2 members are not finite"):
+        fit(population, log_every_n_steps=50)
+    assert population.trainer.global_step == 14
 
 
 def test_a_burst_ends_where_somebody_looks(hooked: list[int]) -> None:

@@ -146,6 +146,7 @@ class SteppedPopulation(ScoredPopulation):
                 loss = self._batch_loss(batch)
             loss.backward()  # type: ignore[no-untyped-call]
         optimizer.update()
+        optimizer.zero_grad()  # a capture begins without gradients, and leaves none of its own memory behind
         self._project_()
 
     def after_optimizer_step(self, step: int) -> None:

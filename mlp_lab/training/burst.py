@@ -51,22 +51,21 @@ class Burst:
         listening = [part for part in callbacks if any(is_overridden(name, part) for name in STEP_HOOKS)]
         self._quiet = [*map(quiet_steps_of, listening), quiet_steps_of(module)]
 
-    def steps(self, fetcher: _DataFetcher) -> Iterator[None]:
-        """Yields before each step that may be taken quietly now."""
-        count = self._count(fetcher)
-        if count <= 0:
-            return
+    def steps(self, count: int) -> Iterator[None]:
+        """Yields before each of so many quiet steps, until something asks for an end."""
         trainer, end = self.trainer, time.perf_counter() + SECONDS
         for _ in range(count):
             yield
             if trainer.should_stop or trainer.received_sigterm or time.perf_counter() > end:
                 return
 
-    def _count(self, fetcher: _DataFetcher) -> int:
+    def count(self, fetcher: _DataFetcher) -> int:
+        """Returns how many steps may be taken quietly now."""
         trainer, loop = self.trainer, self.trainer.fit_loop.epoch_loop
         most = getattr(self.module, "steps_per_call", None)
         if (
-            most == 1
+            None in self._quiet
+            or most == 1
             or fetcher.length is None
             or trainer.should_stop
             or loop._results  # something is logged by `self.log`
@@ -83,18 +82,18 @@ class Burst:
         if every != math.inf:
             count = min(count, steps_till(every, total if trainer.check_val_every_n_epoch is None else done))
         count = count if most is None else min(count, most)
-        return int(min([count - 1, *(quiet(trainer) for quiet in self._quiet)]))
+        return max(0, int(min([count - 1, *(quiet(trainer) for quiet in self._quiet if quiet is not None)])))
 
 
-def quiet_steps_of(part: L.Callback | L.LightningModule) -> QuietSteps:
-    """Returns a part's `quiet_steps`; none are where it has no such method, or a subclass overrides a step below it."""
+def quiet_steps_of(part: L.Callback | L.LightningModule) -> QuietSteps | None:
+    """Returns a part's `quiet_steps`; None where it has no such method, or a subclass overrides a hook without it."""
     for kind in type(part).__mro__:
         if "quiet_steps" in vars(kind):
             method: QuietSteps = part.quiet_steps  # type: ignore[union-attr, assignment]
             return method
         if any(name in vars(kind) for name in (*STEP_HOOKS, "training_step")):
             break
-    return lambda trainer: 0
+    return None
 
 
 def steps_till(every: float, done: int) -> int:

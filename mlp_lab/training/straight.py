@@ -145,7 +145,8 @@ class StraightPath:
         if loop.val_loop.restarting:
             loop.val_loop.restarting = False
         connector, results, progress = trainer._logger_connector, loop._results, loop.batch_progress
-        self._take_quiet_steps(data_fetcher)
+        if count := self._burst.count(data_fetcher):
+            self._take_quiet_steps(data_fetcher, count)
         batch, index = self._next(data_fetcher)
         connector._first_loop_iter = connector._first_loop_iter is None
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
@@ -163,13 +164,13 @@ class StraightPath:
         if results:
             connector.update_train_step_metrics()
 
-    def _take_quiet_steps(self, data_fetcher: _DataFetcher) -> None:
-        """Takes the steps that nobody needs to see before the next one."""
-        loop, module, hooks, taken = self.loop, self.module, self._hooks, 0
+    def _take_quiet_steps(self, data_fetcher: _DataFetcher, count: int) -> None:
+        """Takes steps that nobody needs to see before the next one."""
+        loop, module, hooks = self.loop, self.module, self._hooks
         progress, optimizing = loop.batch_progress, loop.automatic_optimization.optim_progress.optimizer
         self._hooks, module.quiet = {name: [] for name in STEP_HOOKS}, True
         try:
-            for _ in self._burst.steps(data_fetcher):
+            for _ in self._burst.steps(count):
                 batch, index = self._next(data_fetcher)
                 progress.increment_started()
                 if module.replay(batch, optimizing.step.total.completed + 1):
@@ -183,12 +184,10 @@ class StraightPath:
                     listener(batch)
                 progress.increment_completed()
                 loop._batches_that_stepped += 1
-                taken += 1
         finally:
             self._hooks, module.quiet = hooks, False
-        if taken:
-            module.after_burst()
-            self.trainer._logger_connector._first_loop_iter = True  # of the epoch; no longer for the step that follows
+        module.after_burst()
+        self.trainer._logger_connector._first_loop_iter = True  # of the epoch; no longer for the step that follows
 
     def _next(self, data_fetcher: _DataFetcher) -> tuple[Any, int]:
         """Returns the next batch, on the device, and its number in the epoch."""

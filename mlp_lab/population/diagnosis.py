@@ -28,6 +28,7 @@ from mlp_lab.population.losses import spread
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.report import PopulationReport
 from mlp_lab.population.shadow import MemberTrainer, Watched
+from mlp_lab.training.burst import ANY
 
 ALONE = ("noise", "curvature", "histograms")
 """Groups that are measured of a network that trains alone."""
@@ -132,6 +133,11 @@ class PopulationDiagnostics(L.Callback):
             member.diagnostics.on_train_batch_start(member.trainer, member.shadow, batch, batch_idx)
             with self._nonfinite(module, member):
                 self._repeat(trainer, member, batch, batch_idx)
+
+    def quiet_steps(self, trainer: L.Trainer) -> int:
+        """Needs to see the steps that are measured."""
+        due = [member.diagnostics.next_step for member in self._live(_population(trainer.lightning_module))]
+        return max(0, min(due, default=ANY) - trainer.global_step - 1)
 
     def _repeat(self, trainer: L.Trainer, member: Watched, batch: Batch, batch_idx: int) -> None:
         shadow, watch = member.shadow.train(), member.diagnostics

@@ -51,6 +51,7 @@ class StackLevel(nn.Module):
             self.register_buffer("batches", torch.zeros(level.hidden, dtype=torch.int64))
         learned = [width for width, name in zip(level.outputs, level.activations, strict=False) if name == "prelu"]
         self.slope = nn.Parameter(torch.zeros(len(learned))) if learned else None
+        self._prelu_rows = sum(learned)
         self.register_buffer("slope_rows", torch.tensor(learned), persistent=False)
         dropouts = [block.dropout for block in blocks]
         self.dropout = None
@@ -106,7 +107,8 @@ class StackLevel(nn.Module):
         """Returns a = φ(z)."""
         slopes = None
         if self.slope is not None:
-            slopes = self.slope.repeat_interleave(cast(Tensor, self.slope_rows))
+            rows = cast(Tensor, self.slope_rows)
+            slopes = self.slope.repeat_interleave(rows, output_size=self._prelu_rows)  # known: no wait for the device
         return activate(z, self.plan.segments, slopes)
 
     def normalise(self, h: Tensor) -> Tensor:

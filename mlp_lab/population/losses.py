@@ -25,6 +25,9 @@ class MemberLoss(nn.Module):
         criteria: per member.
     """
 
+    order: Tensor
+    places: Tensor
+
     def __init__(self, criteria: Sequence[Criterion]) -> None:
         super().__init__()
         self.size = len(criteria)
@@ -33,17 +36,20 @@ class MemberLoss(nn.Module):
             groups.setdefault(_key(criterion), []).append(number)
         self.members = list(groups.values())
         self.criteria = nn.ModuleList(criteria[numbers[0]] for numbers in self.members)
+        order = torch.tensor([number for numbers in self.members for number in numbers])
+        self.register_buffer("order", order, persistent=False)  # of members, by criterion
+        self.register_buffer("places", order.argsort(), persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Returns per-sample losses (K, B) of logits (K, B, C) and the targets (B, ...) that all members share."""
         if len(self.members) == 1:
             return _flat(cast(Criterion, self.criteria[0]), logits, target)
+        some = torch.split(self.order, [len(numbers) for numbers in self.members])
         losses = [
-            _flat(cast(Criterion, criterion), logits[numbers], target)
-            for numbers, criterion in zip(self.members, self.criteria, strict=True)
+            _flat(cast(Criterion, criterion), logits.index_select(0, numbers), target)
+            for numbers, criterion in zip(some, self.criteria, strict=True)
         ]
-        order = torch.tensor([number for numbers in self.members for number in numbers], device=logits.device)
-        return torch.cat(losses)[order.argsort()]
+        return torch.cat(losses).index_select(0, self.places)
 
 
 def _flat(criterion: Criterion, logits: Tensor, target: Tensor) -> Tensor:

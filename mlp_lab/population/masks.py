@@ -49,38 +49,52 @@ class StackDropout(nn.Module):
         ).T.contiguous()  # (3, R), exact whatever the module's dtype
         thresholds = [int(part.p * WORD) if part is not None else 0 for part in parts]
         self.thresholds = np.repeat(np.array(thresholds, dtype=np.uint32), self.rows)  # (R,)
+        self._kept: dict[tuple[object, ...], tuple[Tensor, ...]] = {}  # what was computed once per device
 
     def forward(self, x: Tensor, first_row: int = 0) -> Tensor:
         """Returns x (R, B) with values dropped, in training; x itself otherwise."""
         if not self.training:
             return x
         keys = step_keys(self.counters[:, 0], self.layer, self.counters[:, 1])  # (n,)
-        self.counters[:, 1] += 1
+        self.counters[:, 1].add_(1)
         keep = self._keep(keys, x.shape[1], first_row, x.device).to(torch.promote_types(x.dtype, torch.float32))
-        scale, low, shift = (row.unsqueeze(1).to(keep) for row in self._coefficients)  # (R, 1)
+        kind = (keep.device, keep.dtype)
+        if kind not in self._kept:
+            self._kept[kind] = tuple(row.unsqueeze(1).to(keep) for row in self._coefficients)
+        scale, low, shift = self._kept[kind]  # (R, 1)
         dropped = x * keep.mul_(scale) if not self.alpha else x * (scale * keep) + (low * (1 - keep) + shift)
         return dropped.to(x.dtype)
 
     def _keep(self, keys: Tensor, batch: int, first_row: int, device: torch.device) -> Tensor:
         """Returns where a value stays, (R, B) bool."""
-        if device.type != "cpu":
+        if not by_numpy(device):
             return self._keep_elsewhere(keys, batch, first_row, device)
         key = np.repeat(keys.numpy().astype(np.uint32), self.rows)[:, None]
         words = lowbias32_numpy(_positions(self.rows, first_row, batch) ^ key)  # (R, B)
         return torch.from_numpy(words >= self.thresholds[:, None])
 
     def _keep_elsewhere(self, keys: Tensor, batch: int, first_row: int, device: torch.device) -> Tensor:
-        """The same, where there are no unsigned words."""
-        repeats = torch.tensor(self.rows, device=device)
-        key = _to_int32(keys).repeat_interleave(repeats).unsqueeze(1)
-        words = lowbias32_torch_(_on(device, self.rows, first_row, batch) ^ key).bitwise_xor_(signed(1 << 31))
-        thresholds = torch.from_numpy((self.thresholds ^ np.uint32(1 << 31)).view(np.int32)).to(device)
-        return words >= thresholds.unsqueeze(1)
+        """The same, where there are no unsigned words; nothing comes from the host after the first pass."""
+        kind = (device, first_row, batch)
+        if kind not in self._kept:
+            member = torch.arange(len(self.rows)).repeat_interleave(torch.tensor(self.rows))
+            thresholds = torch.from_numpy((self.thresholds ^ np.uint32(1 << 31)).view(np.int32)).unsqueeze(1)
+            here = (member, thresholds, torch.from_numpy(_positions(self.rows, first_row, batch).view(np.int32)))
+            self._kept[kind] = tuple(tensor.to(device) for tensor in here)
+        member, thresholds, positions = self._kept[kind]
+        key = _to_int32(keys).index_select(0, member).unsqueeze(1)
+        words = lowbias32_torch_(positions ^ key).bitwise_xor_(signed(1 << 31))
+        return words >= thresholds
+
+
+def by_numpy(device: torch.device) -> bool:
+    """Says whether masks of a device are computed by numpy."""
+    return device.type == "cpu"
 
 
 def step_keys(seeds: Tensor, layer: int, passes: Tensor) -> Tensor:
     """Returns `step_key` of every member, (n,) int64, computed where the counters are."""
-    if seeds.device.type == "cpu":  # a few words: numpy takes a third of torch's time for them
+    if by_numpy(seeds.device):  # a few words: numpy takes a third of torch's time for them
         key = lowbias32_numpy(seeds.numpy().astype(np.uint32))
         count = passes.numpy().astype(np.uint64)
         for word in (np.uint32(layer), count.astype(np.uint32), (count >> np.uint64(32)).astype(np.uint32)):
@@ -127,8 +141,3 @@ def _positions(rows: tuple[int, ...], first_row: int, batch: int) -> NDArray[np.
     row = lowbias32_numpy(np.arange(first_row, first_row + batch, dtype=np.uint32))  # (B,)
     unit = np.concatenate([np.arange(count, dtype=np.uint32) for count in rows])  # (R,)
     return lowbias32_numpy(np.add.outer(unit, row))
-
-
-@lru_cache(maxsize=32)
-def _on(device: torch.device, rows: tuple[int, ...], first_row: int, batch: int) -> Tensor:
-    return torch.from_numpy(_positions(rows, first_row, batch).view(np.int32)).to(device)

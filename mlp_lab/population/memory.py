@@ -14,6 +14,9 @@ from mlp_lab.training.heap import give_back_freed_memory
 BYTES = 4  # of a float32
 STATES = {"sgd": 0, "adam": 2, "adamw": 2}  # optimizer values per weight; sgd has one with momentum
 COPIES = 3  # per weight: itself, its gradient, and the member that it was copied from or a gradient on its way
+JOINT = 12
+"""More per weight where one formula updates all members: 3 to 8 were measured on the CPU, the fewer the more settings
+the members share; a captured step has its temporaries twice."""
 PER_UNIT = 2.5  # values per row and hidden unit: z, a, and half of the time their gradients
 PER_OUTPUT = 4.0  # the same per logit: its loss keeps the probabilities too
 SHARE = 0.8
@@ -21,7 +24,13 @@ SHARE = 0.8
 
 
 def member_bytes(
-    mlp: MLP, batch_size: int, *, optimizer: str = "adam", momentum: float | None = None, itemsize: int = BYTES
+    mlp: MLP,
+    batch_size: int,
+    *,
+    optimizer: str = "adam",
+    momentum: float | None = None,
+    itemsize: int = BYTES,
+    joint: bool = False,
 ) -> int:
     """Estimates what one member adds to a population's memory in training; the data are not counted.
 
@@ -33,11 +42,13 @@ def member_bytes(
         optimizer: a key of `STATES`.
         momentum: of sgd, which then keeps a value per weight.
         itemsize: bytes of a value.
+        joint: whether one formula updates all members and a graph repeats their step, as on CUDA.
     """
     states = STATES.get(optimizer, 2) + (1 if optimizer == "sgd" and momentum else 0)
     weights = sum(parameter.numel() for parameter in mlp.parameters())
     values = batch_size * (PER_UNIT * sum(mlp.widths) + PER_OUTPUT * mlp.out_features)
-    return round(itemsize * (weights * (COPIES + states) + values))
+    copies = COPIES + states + (JOINT if joint else 0)
+    return round(itemsize * (weights * copies + values * (2 if joint else 1)))
 
 
 def free_bytes(device: torch.device | str = "cpu") -> int | None:

@@ -8,34 +8,29 @@ Symbols: K members, B batch, C outputs.
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import TensorDataModule
-from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
-from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
+from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
-from mlp_lab.population.scoring import ScoredPopulation, wide
 from mlp_lab.population.stack import Population
+from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.meters import Meter
 from mlp_lab.training.module import MLPModule, scale_by_data_
-from mlp_lab.training.schedules import factor_at
 
 
-class PopulationModule(ScoredPopulation):
+class PopulationModule(SteppedPopulation):
     """Trains many MLPs under `L.Trainer` with automatic optimization, on one device.
 
     A member whose loss is not finite is frozen at once and told of in `failed`; the others go on, bit for bit, as if it
@@ -45,15 +40,24 @@ class PopulationModule(ScoredPopulation):
         members: what each one would be alone: network, loss, optimizer and schedule. Their networks are copied.
         clip: per member the largest norm of its gradient; None clips nothing.
         stop: when a member stops by itself; None lets all train to the end.
+        steps_per_call: most steps that are taken in one call by Lightning; None takes all together that come before
+            something is logged, measured, validated or saved, or shown to a callback that sees every step.
 
     Raises:
         UserError: Names the members and the setting that do not fit together.
     """
 
     def __init__(
-        self, members: Sequence[MLPModule], clip: Sequence[float | None] | None = None, stop: MemberStop | None = None
+        self,
+        members: Sequence[MLPModule],
+        clip: Sequence[float | None] | None = None,
+        stop: MemberStop | None = None,
+        steps_per_call: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(len(members))
+        if steps_per_call is not None and steps_per_call < 1:
+            raise UserError(f"population.steps_per_call: {steps_per_call}; accepted: an integer of at least 1, or None")
+        self.steps_per_call = steps_per_call
         check_modules(members, clip)
         first = members[0]
         self.spec, self.mixup = first.spec, first.mixup
@@ -79,11 +83,6 @@ class PopulationModule(ScoredPopulation):
         """Whether the checkpoint that is being written stands for the best states."""
         self._criteria = [(member.train_loss, member.eval_loss) for member in members]
         self._arrange()
-        self._sums = torch.zeros(len(members), dtype=torch.float64)
-        self._rows = 0
-        self._epoch: tuple[int, dict[int, float], int] = (-1, {}, 0)  # an epoch, and its recorded sums and rows
-        self.batch_losses = torch.zeros(len(members), dtype=torch.float64)
-        """Of those in the stack, the mean loss of the last batch."""
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
@@ -125,105 +124,9 @@ class PopulationModule(ScoredPopulation):
                 if name in parameters:
                     view.copy_(parameters[name].data)
 
-    def on_train_start(self) -> None:
-        """Sets the learning rates of the first step."""
-        super().on_train_start()
-        self._sums = self._sums.to(self.device)
-        self._set_rates(self.trainer.global_step)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the sum of the active members' mean losses."""
-        losses = self._mixed_losses(batch) if self.mixup else self._losses(batch)  # (K,), sums over the batch
-        self._freeze_nonfinite(losses)
-        detached = losses.detach().double()
-        if self.failed:
-            detached = detached.nan_to_num(0.0, 0.0, 0.0)
-        self._sums += detached
-        self._rows += batch.count
-        self.batch_losses = detached / batch.count
-        active = self.stack_optimizer.active
-        alive = losses if all(active) else losses[torch.tensor(active, device=losses.device)]
-        return alive.sum() / batch.count
-
-    def _losses(self, batch: Batch) -> Tensor:
-        logits = self(batch.numeric, batch.categorical)
-        return cast(Tensor, self.train_loss(wide(logits), batch.target)).sum(1)
-
-    def _mixed_losses(self, batch: Batch) -> Tensor:
-        """Mixup of the encoded inputs, by the same share and the same pairs for all members."""
-        share = random.betavariate(self.mixup, self.mixup)
-        encoded = self.population.encode(batch.numeric, batch.categorical)  # (D, B)
-        other = torch.randperm(encoded.shape[1], device=encoded.device)
-        logits = wide(self.population.decode(share * encoded + (1 - share) * encoded[:, other]))
-        assert batch.target is not None
-        losses = share * self.train_loss(logits, batch.target)
-        return cast(Tensor, losses + (1 - share) * self.train_loss(logits, batch.target[other])).sum(1)
-
-    def _freeze_nonfinite(self, losses: Tensor) -> None:
-        """Freezes members whose loss is not finite.
-
-        Raises:
-            NonFiniteError: No member is left that is.
-        """
-        finite = losses.detach().isfinite()
-        if bool(finite.all()):
-            return
-        optimizer = self.stack_optimizer
-        for place, good in enumerate(finite.tolist()):
-            number = self.numbers[place]
-            if good or number in self.failed:
-                continue
-            if optimizer.active[place]:
-                self.failed[number] = self.trainer.global_step + 1
-            optimizer.active[place] = False
-            for tensor in (*self.population.views(place).values(), *optimizer.moments(place)):
-                if tensor.is_floating_point():
-                    tensor.nan_to_num_(0.0, 0.0, 0.0)  # a checkpoint holds finite numbers only
-        if not any(optimizer.active) and len(self.failed) == len(self.settings):
-            raise NonFiniteError(f"the losses of all {len(self.settings)} members are not finite", None)
-
-    def after_optimizer_step(self, step: int) -> None:
-        """Projects weights onto the max-norm balls, sets the next rates, and records the loss when that is due."""
-        for place, number in enumerate(self.numbers):
-            if self.max_norms[number]:
-                for name, view in self.population.views(place).items():
-                    if name.startswith("blocks.") and name.endswith("linear.weight"):
-                        view.renorm_(p=2, dim=0, maxnorm=self.max_norms[number])
-        self._set_rates(step)
-        trainer = self.trainer
-        due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if due or trainer.is_last_batch or step == trainer.max_steps:
-            self._record_training_loss(step)
-
-    def _set_rates(self, step: int) -> None:
-        total = self.trainer.estimated_stepping_batches
-        length = total if 0 <= total < math.inf else math.inf
-        for place, number in enumerate(self.numbers):
-            config = self.schedules[number]
-            factor = 1.0 if config.name == "constant" and not config.warmup else factor_at(step, config, length)
-            self.stack_optimizer.lr[place] = self.configs[number].lr * factor
-
-    def _record_training_loss(self, step: int) -> None:
-        sums = self._sums.tolist()
-        means = [total / self._rows for total in sums]
-        _, before, rows = self._epoch if self._epoch[0] == self.trainer.current_epoch else (0, {}, 0)
-        so_far = {number: before.get(number, 0.0) + total for number, total in zip(self.numbers, sums, strict=True)}
-        self._epoch = (self.trainer.current_epoch, before | so_far, rows + self._rows)
-        self._sums.zero_()
-        self._rows = 0
-        active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
-        values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
-        self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
-        self.record(values, step)
-
-    def epoch_loss(self, number: int) -> float | None:
-        """Returns a member's mean training loss over the rows of the epoch that was recorded last."""
-        _, sums, rows = self._epoch
-        return sums[number] / rows if rows and number in sums else None
-
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
-        if self._rows:
+        if self._running.rows:
             self._record_training_loss(self.trainer.global_step)
         active = self.stack_optimizer.active
         if not any(active):
@@ -244,14 +147,16 @@ class PopulationModule(ScoredPopulation):
             if not alive:
                 self.finished[self.numbers[place]] = self.population.member(place)
         self.population = self.population.keep(kept)
-        self._sums = self._sums[kept]
+        self._running.keep(kept)
         self.leave([self.numbers[place] for place in kept])
         self.trainer.strategy.optimizers = [optimizer.keep(self.population, kept)]
+        self._plan()
 
     def configure_optimizers(self) -> Optimizer:
         """Builds the optimizer of those in the stack."""
         configs = [self.configs[number] for number in self.numbers]
-        optimizer = StackOptimizer(self.population, configs, [self.clip[number] for number in self.numbers])
+        clip = [self.clip[number] for number in self.numbers]
+        optimizer = StackOptimizer(self.population, configs, clip, self.deferred)
         optimizer.active = list(self._active or optimizer.active)
         return optimizer
 
@@ -266,9 +171,7 @@ class PopulationModule(ScoredPopulation):
             "scores": self.scores,
             "active": list(self.stack_optimizer.active),
             "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
-            "sums": self._sums,
-            "rows": self._rows,
-            "epoch": self._epoch,
+            **self._running.state_dict(),
             "best": self.best,
             "is_best": self.keeps_best,
         }
@@ -293,7 +196,7 @@ class PopulationModule(ScoredPopulation):
             self._arrange()
         self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
-        self._sums, self._rows = state["sums"], state["rows"]
-        self._epoch, self._active = state["epoch"], list(state["active"])
+        self._running.load_state_dict(state)
+        self._active = list(state["active"])
         if self.stop is not None and state["stop"] is not None:
             self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])

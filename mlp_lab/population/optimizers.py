@@ -1,20 +1,22 @@
 """One optimizer for a population: every member by its own rule and hyperparameters, with the fused kernels of PyTorch.
 
 A member's part of every stacked tensor is contiguous, so a fused kernel takes the parts as they lie; nothing is copied,
-and a member that has stopped costs nothing.
+and a member that has stopped costs nothing. That is for the CPU; elsewhere all members are updated by one formula
+(`mlp_lab/population/joint.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.errors import UserError
+from mlp_lab.population.joint import JointUpdate, Share
 from mlp_lab.population.stack import Population
 from mlp_lab.training.optimizers import OptimizerConfig
 
@@ -50,13 +52,18 @@ class StackOptimizer(Optimizer):
         population: on its device already.
         configs: the optimizer of each member, in their order.
         clip: per member the largest norm of its gradient, over all its parameters; None clips nothing.
+        joint: update all members by one formula, without waiting for the device; None does so but on the CPU.
 
     Raises:
         UserError: names the member whose optimizer a population does not have, or the list of the wrong length.
     """
 
     def __init__(
-        self, population: Population, configs: Sequence[OptimizerConfig], clip: Sequence[float | None] | None = None
+        self,
+        population: Population,
+        configs: Sequence[OptimizerConfig],
+        clip: Sequence[float | None] | None = None,
+        joint: bool | None = None,
     ) -> None:
         members = len(population)
         _check(configs, clip, members)
@@ -68,26 +75,58 @@ class StackOptimizer(Optimizer):
         """Members that are still updated."""
         self.clip = [math.inf if limit is None else limit for limit in clip or [None] * members]
         self.norms = [math.nan] * members
-        """Norm of each clipped member's gradient at the last step, before clipping."""
+        """Norm of each clipped member's gradient at the last step, before clipping; not known of a joint update."""
         self._parameters: list[Tensor] = self.param_groups[0]["params"]
         self._sizes, self._parts = _share_out(population, self.configs)
-        self._calls: list[list[_Call]] = []  # per member; made when the first step is taken, or a state was loaded
-        self.state["steps"] = torch.zeros(members, device=self._parameters[0].device)  # type: ignore[index]
+        device = self._parameters[0].device
+        self.joint = device.type != "cpu" if joint is None else joint
+        self.alive = torch.ones(members, dtype=torch.bool, device=device)
+        """Of `active`, and those that the device has found finite; kept where the update is joint."""
+        self.rates = torch.zeros(members, dtype=torch.float64, device=device)
+        """`lr` on the device; kept where the update is joint."""
+        self._sent: tuple[list[float], list[bool]] = ([], [])  # rates and active members that the device knows
+        # Made when the first step is taken, or a state was loaded:
+        self._calls: list[list[_Call]] = []  # per member
+        self._update: JointUpdate | None = None
+        self.state["steps"] = torch.zeros(members, device=device)  # type: ignore[index]
         averaged = any(config.name != "sgd" for config in configs)
         for parameter in self._parameters:
             if averaged or any(config.effective_momentum > 0 for config in configs):
                 self.state[parameter]["first"] = torch.zeros_like(parameter)
             if averaged:
                 self.state[parameter]["second"] = torch.zeros_like(parameter)
-        self.register_load_state_dict_post_hook(lambda optimizer: optimizer._calls.clear())  # type: ignore[attr-defined]
+        self.register_load_state_dict_post_hook(lambda optimizer: cast(StackOptimizer, optimizer)._forget())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step of every active member; a closure computes the gradients first, and its result is returned."""
         result = None
+        self.sync()
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
+        self.update()
+        return result
+
+    def sync(self) -> None:
+        """Tells the device of rates and stops that have changed, where the update is joint; it does not wait for it."""
+        if not self.joint:
+            return
+        rates, active = self._sent
+        if rates != self.lr:
+            self.rates.copy_(_on_the_way(self.lr, self.rates), non_blocking=True)
+        if active != self.active:
+            self.alive.logical_and_(_on_the_way(self.active, self.alive).to(self.alive.device, non_blocking=True))
+        self._sent = (list(self.lr), list(self.active))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Updates every active member by the gradients that there are."""
+        if self.joint:
+            every = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._parameters]
+            self._update = self._update or self._make_joint()
+            self._update.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
+            return
         self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
         gradients = [
             () if parameter.grad is None else torch.split(parameter.grad.view(-1), sizes)
@@ -106,7 +145,27 @@ class StackOptimizer(Optimizer):
                 self.norms[member] = _clip_(every, self.clip[member])
             for call, some in calls:
                 _update_(self.configs[member], self.lr[member], call, some, counts[member])
-        return result
+
+    def _forget(self) -> None:
+        """Lets go of the views of a state that another one has taken the place of."""
+        self._calls, self._update = [], None
+
+    def _make_joint(self) -> JointUpdate:
+        """Lays the moments behind one another, as views of which the state has them from now on."""
+        flat: dict[str, Tensor] = {}
+        for name in ("first", "second"):
+            if name in self.state[self._parameters[0]]:
+                flat[name] = torch.cat([self.state[parameter][name].view(-1) for parameter in self._parameters])
+                pieces = torch.split(flat[name], [parameter.numel() for parameter in self._parameters])
+                for parameter, share in zip(self._parameters, pieces, strict=True):
+                    self.state[parameter][name] = share.view_as(parameter)
+        owners = {(p.tensor, p.chunk): (k, p.decayed) for k, parts in enumerate(self._parts) for p in parts}
+        shares = [
+            Share(owners[tensor, chunk][0], size, owners[tensor, chunk][1])
+            for tensor, sizes in enumerate(self._sizes)
+            for chunk, size in enumerate(sizes)
+        ]
+        return JointUpdate(self._parameters, flat.get("first"), flat.get("second"), shares, self.configs, self.clip)
 
     def moments(self, member: int) -> list[Tensor]:
         """Returns a member's moments as views of the state."""
@@ -114,9 +173,8 @@ class StackOptimizer(Optimizer):
 
     def keep(self, population: Population, members: Sequence[int]) -> StackOptimizer:
         """Returns the optimizer of a population that keeps some of the members, with their state."""
-        kept = StackOptimizer(
-            population, [self.configs[member] for member in members], [self.clip[member] for member in members]
-        )
+        configs, clip = [self.configs[member] for member in members], [self.clip[member] for member in members]
+        kept = StackOptimizer(population, configs, clip, self.joint)
         for new, old in enumerate(members):
             kept.lr[new], kept.active[new] = self.lr[old], self.active[old]
             for target, source in zip(kept.moments(new), self.moments(old), strict=False):
@@ -177,6 +235,11 @@ def _update_(config: OptimizerConfig, lr: float, call: _Call, gradients: list[Te
         amsgrad=False,
         maximize=False,
     )
+
+
+def _on_the_way(values: Sequence[float], like: Tensor) -> Tensor:
+    """Returns values in memory from which a device copies by itself."""
+    return torch.tensor(values, dtype=like.dtype, pin_memory=like.device.type == "cuda")
 
 
 def _clip_(gradients: list[Tensor], limit: float) -> float:

@@ -31,6 +31,8 @@ class Population(nn.Module):
     all members. `members` are in the order in which they were given, whatever their place in the stack.
     """
 
+    places: Tensor | None
+
     def __init__(self, mlps: Sequence[MLP], bucket: int) -> None:
         super().__init__()
         check_members(mlps)
@@ -54,6 +56,8 @@ class Population(nn.Module):
             StackLevel(level, ordered[: level.members], shared=self.shared and level.number == 1)
             for level in self.layout.levels
         )
+        places = None if self.layout.places == tuple(range(len(mlps))) else torch.tensor(self.layout.places)
+        self.register_buffer("places", places, persistent=False)  # where it is not the order of the members
         self.to(first.head.weight)
         self._skeletons = [_skeleton(mlp) for mlp in mlps]
         self.pieces: list[dict[str, Piece]] = pieces_of(
@@ -122,8 +126,7 @@ class Population(nn.Module):
             if ended is not None:
                 logits.append(ended.view(-1, self.out_features, ended.shape[1]))  # (n, C, B)
         stacked = torch.cat(logits[::-1])  # the deepest members end last and stand first
-        places = list(self.layout.places)
-        ordered = stacked if places == sorted(places) else stacked[places]
+        ordered = stacked if self.places is None else stacked.index_select(0, self.places)
         return ordered.mT  # (K, B, C)
 
     def views(self, member: int) -> dict[str, Tensor]:

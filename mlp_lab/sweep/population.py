@@ -127,10 +127,10 @@ class Together(Alone):
         Raises:
             UserError: They are more than `memory`.
         """
-        size = 0
+        size, joint = 0, torch.cuda.is_available()
         for run in runs:
-            optimizer, batch_size = run.module.optimizer_config, run.data.batch_size
-            size += member_bytes(run.module.model, batch_size, optimizer=optimizer.name, momentum=optimizer.momentum)
+            mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
+            size += member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
         if self.memory is not None and size > self.memory:
             raise UserError(
                 f"memory: a trial of about {mega(size)} does not fit into {mega(self.memory)}; allow more, or make the "

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mlp_lab.errors import NonFiniteError, UserError, unknown
+from mlp_lab.training.burst import ANY, steps_till
 from mlp_lab.training.finite import first_bad
 from mlp_lab.training.tracking import partial_path
 
@@ -165,6 +166,10 @@ class LastCheckpoint(Checkpoint):
             due = trainer.strategy.reduce_boolean_decision(late, all=False) if trainer.world_size > 1 else late
         if due and not _validation_follows(trainer):
             self._save(trainer)
+
+    def quiet_steps(self, trainer: L.Trainer) -> int:
+        """Needs to see the steps after which it saves by their number; minutes pass slowly enough."""
+        return steps_till(self.every_n_steps, trainer.global_step) - 1 if self.every_n_steps else ANY
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the finished epoch."""

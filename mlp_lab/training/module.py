@@ -28,6 +28,7 @@ from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP
 from mlp_lab.model.tasks import build_loss
+from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import ScheduleConfig, build_scheduler
@@ -61,8 +62,7 @@ class MLPModule(StraightModule):
         class_weights: none, balanced (inverse frequency in the training rows), or a list with one weight per class.
         pos_weight: Weight of the positive class in a binary or multilabel loss; 1 weighs both alike.
         mixup: α of the Beta(α, α) that mixes pairs of rows (Zhang et al. 2018); 0 turns it off.
-        max_norm: Upper bound of the norm of each hidden unit's incoming weights (Srivastava et al. 2014); 0 turns it
-            off.
+        max_norm: Upper bound of the norm of each hidden unit's incoming weights (Srivastava et al. 2014); 0: none.
         optimizer: The optimizer and its learning rate.
         schedule: How the learning rate changes over the run.
 
@@ -135,6 +135,8 @@ class MLPModule(StraightModule):
         return cast(Tensor, self.model(numeric, categorical))
 
     # ---- training -------------------------------------------------------------------------------------------------
+
+    quiet_steps = quiet_till_log
 
     def on_fit_start(self) -> None:
         """Reads the number of processes, applies a data-dependent init to a fresh model."""

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 
 from mlp_lab.data.loader import Batch
+from mlp_lab.training.burst import ANY
 
 REFRESH_SECONDS = 0.2
 MOST_SCORES = 3  # validation scores shown beside the loss
@@ -56,11 +57,19 @@ class EpochTable(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Counts the rows and, a few times a second, redraws the live line."""
-        self.rows += batch.count
+        self.pass_by(batch)
         now = time.perf_counter()
         if now - self._drawn > REFRESH_SECONDS and self._enabled and self.console.is_terminal:
             self._drawn = now
             self._draw_live(trainer, batch_idx, now)
+
+    def quiet_steps(self, trainer: L.Trainer) -> int:
+        """Needs to see no step but what ends a burst, which is soon enough for the live line."""
+        return ANY
+
+    def pass_by(self, batch: Batch) -> None:
+        """Counts the rows of a step that it does not see."""
+        self.rows += batch.count
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the clock: validation is not training."""

@@ -5,7 +5,8 @@ Python calls that add half of that: it looks up every hook, inspects signatures,
 `StraightPath` takes the same step, with the same hooks and counters in the same order, in the one case that nearly
 every run is: one device, automatic optimization, no accumulation, no gradient scaler, no profiler. In any other case
 Lightning's own loop takes it. `tests/benchmarks/fit.py` measures what a step costs, `tests/training/test_straight.py`
-holds the two paths against each other: order of hooks, counters and weights, to the bit.
+holds the two paths against each other: order of hooks, counters and weights, to the bit. Steps that nobody needs to see
+are taken in bursts (`mlp_lab/training/burst.py`).
 
 On the CPU a further 120 us go where Lightning has set `PYTORCH_NVML_BASED_CUDA_CHECK`: every step of a fused Adam asks
 whether there is an accelerator, and would each time load NVIDIA's management library to find out.
@@ -32,19 +33,12 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from mlp_lab.training.burst import STEP_HOOKS, Burst
 from mlp_lab.training.heap import keep_freed_memory
 
 Hook = Callable[..., Any]
 
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-STEP_HOOKS = (
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-)
 # What a subclass may override that the straight path does not go through.
 PASSED_BY = (
     "on_train_batch_start",  # may end the epoch
@@ -57,7 +51,19 @@ PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
 
 class StraightModule(L.LightningModule):
-    """A LightningModule whose training steps take the straight path where they can."""
+    """A LightningModule whose training steps take the straight path where they can, and in bursts."""
+
+    steps_per_call: int | None = None
+    """Most steps of a burst; None means as many as nobody needs to see, 1 takes each with all hooks."""
+
+    quiet = False  # whether nobody looks at the step that is being taken
+
+    def replay(self, batch: Any, step: int) -> bool:
+        """Takes a quiet step in a faster way, all of `after_optimizer_step` included; returns whether there is one."""
+        return False
+
+    def after_burst(self) -> None:
+        """Called after quiet steps, before anybody looks."""
 
     def after_optimizer_step(self, step: int) -> None:
         """Called right after each optimizer step with the number of those taken, before any callback."""
@@ -127,6 +133,7 @@ class StraightPath:
         self._hooks = {
             name: [hook for part in parts if (hook := _hook(part, name, trainer, module))] for name in STEP_HOOKS
         }
+        self._burst = Burst(trainer, module)
         self._transfers = list(_transfers(trainer, module))
         # A plain `Precision` has a context too, one that does nothing.
         self._context = None if type(trainer.precision_plugin) is Precision else trainer.precision_plugin
@@ -139,23 +146,17 @@ class StraightPath:
             return
         if loop.val_loop.restarting:
             loop.val_loop.restarting = False
-        progress, index = loop.batch_progress, loop.batch_idx + 1
-        batch = next(data_fetcher)[0]
-        progress.is_last_batch = data_fetcher.done
-        for transfer in self._transfers:
-            batch = transfer(batch)
-        progress.increment_ready()
-        connector, results = trainer._logger_connector, loop._results
+        connector, results, progress = trainer._logger_connector, loop._results, loop.batch_progress
+        if count := self._burst.count(data_fetcher):
+            self._take_quiet_steps(data_fetcher, count)
+        batch, index = self._next(data_fetcher)
         connector._first_loop_iter = connector._first_loop_iter is None
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
         self._call("on_train_batch_start", batch, index)
         progress.increment_started()
         output = self._optimize(batch, index)
         progress.increment_processed()
-        if trainer.lr_scheduler_configs:
-            loop.update_lr_schedulers("step", update_plateau_schedulers=False)
-            if loop._num_ready_batches_reached():
-                loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        self._update_schedules()
         if self._hooks["on_train_batch_end"]:
             self._call("on_train_batch_end", _detached(output), batch, index)
         if results:  # something was logged by `self.log`
@@ -164,6 +165,47 @@ class StraightPath:
         progress.increment_completed()
         if results:
             connector.update_train_step_metrics()
+
+    def _take_quiet_steps(self, data_fetcher: _DataFetcher, count: int) -> None:
+        """Takes steps that nobody needs to see before the next one."""
+        loop, module, hooks = self.loop, self.module, self._hooks
+        progress, optimizing = loop.batch_progress, loop.automatic_optimization.optim_progress.optimizer
+        self._hooks, module.quiet = {name: [] for name in STEP_HOOKS}, True
+        try:
+            for _ in self._burst.steps(count):
+                batch, index = self._next(data_fetcher)
+                progress.increment_started()
+                if module.replay(batch, optimizing.step.total.completed + 1):
+                    optimizing.step.increment_by(1)
+                    optimizing.zero_grad.increment_by(1)
+                else:
+                    self._optimize(batch, index)
+                progress.increment_processed()
+                self._update_schedules()
+                for listener in self._burst.passed_by:
+                    listener(batch)
+                progress.increment_completed()
+                loop._batches_that_stepped += 1
+        finally:
+            self._hooks, module.quiet = hooks, False
+        module.after_burst()
+        self.trainer._logger_connector._first_loop_iter = True  # of the epoch; no longer for the step that follows
+
+    def _next(self, data_fetcher: _DataFetcher) -> tuple[Any, int]:
+        """Returns the next batch, on the device, and its number in the epoch."""
+        progress = self.loop.batch_progress
+        batch = next(data_fetcher)[0]
+        progress.is_last_batch = data_fetcher.done
+        for transfer in self._transfers:
+            batch = transfer(batch)
+        progress.increment_ready()
+        return batch, progress.current.ready - 1
+
+    def _update_schedules(self) -> None:
+        if self.trainer.lr_scheduler_configs:
+            self.loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if self.loop._num_ready_batches_reached():
+                self.loop.update_lr_schedulers("epoch", update_plateau_schedulers=False)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Does what `_TrainingEpochLoop.on_advance_end` does between two batches that nothing comes between."""
@@ -252,10 +294,8 @@ def _transfers(trainer: L.Trainer, module: StraightModule) -> Iterator[Hook]:
         yield trainer.precision_plugin.convert_input
     owner = trainer._data_connector._datahook_selector
     assert owner is not None
-    device = trainer.strategy.root_device
-    yield partial(
-        owner.get_instance("transfer_batch_to_device").transfer_batch_to_device, device=device, dataloader_idx=0
-    )
+    move = owner.get_instance("transfer_batch_to_device").transfer_batch_to_device
+    yield partial(move, device=trainer.strategy.root_device, dataloader_idx=0)
     last = owner.get_instance("on_after_batch_transfer")
     if type(last).on_after_batch_transfer is not DataHooks.on_after_batch_transfer:
         yield partial(last.on_after_batch_transfer, dataloader_idx=0)

@@ -58,6 +58,7 @@ def test_more_of_anything_takes_more() -> None:
     small = MLP(20, 5, depth=2, width=16)
     assert member_bytes(MLP(20, 5, depth=2, width=32), 64) > member_bytes(small, 64)
     assert member_bytes(small, 128) > member_bytes(small, 64)
+    assert member_bytes(small, 64, joint=True) > 2 * member_bytes(small, 64)
     assert member_bytes(small, 64) > member_bytes(small, 64, optimizer="sgd", momentum=0.9)
     assert member_bytes(small, 64, optimizer="sgd", momentum=0.9) > member_bytes(small, 64, optimizer="sgd")
 

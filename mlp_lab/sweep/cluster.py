@@ -24,6 +24,7 @@ POLL_SECONDS = 2.0  # between looks at the queue
 SETTLE_SECONDS = 20.0  # a job may have left the queue before its result is seen on a shared disk
 REMIND_SECONDS = 5.0  # a worker does not hear that it shall end in its first moments
 COMMANDS = ("sbatch", "squeue", "scancel")
+THREADS = "OMP_NUM_THREADS"  # how many threads torch computes with
 
 
 class Placed:
@@ -104,7 +105,10 @@ class Fleet:
     def _environment(self, index: int) -> dict[str, str]:
         """Returns a worker's variables: its threads, and on one machine its GPUs, which Slurm would hand out."""
         settings = self.settings
-        environment = {"OMP_NUM_THREADS": str(settings.cpus)} if settings.cpus else {}
+        threads = settings.cpus
+        if threads is None and settings.executor == "local" and THREADS not in os.environ:
+            threads = max(1, cores() // settings.workers)  # torch would take all cores in each of them
+        environment = {THREADS: str(threads)} if threads else {}
         if settings.executor == "local" and settings.gpus:
             mine = range(index * settings.gpus, (index + 1) * settings.gpus)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device in mine)
@@ -176,6 +180,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def cores() -> int:
+    """Counts the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ended(job: Job[None]) -> bool:

@@ -54,6 +54,24 @@ def test_workers_on_one_machine_have_gpus_and_threads_of_their_own(
     assert set(looks) <= {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("workers", "cpus", "given", "threads"),
+    [(2, None, None, "4"), (3, None, None, "2"), (16, None, None, "1"), (2, 3, "1", "3"), (2, None, "1", None)],
+)
+def test_workers_on_one_machine_share_its_cores(
+    workers: int, cpus: int | None, given: str | None, threads: str | None, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mlp_lab.sweep.cluster.cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert fleet(tmp_path, workers=workers, cpus=cpus)._environment(0).get("OMP_NUM_THREADS") == threads
+
+
+def test_a_worker_of_a_cluster_has_the_cores_that_slurm_gives_it(tmp_path: Path) -> None:
+    assert Fleet(ClusterSettings(workers=2), tmp_path, "test")._environment(0) == {}
+
+
 def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     local = fleet(tmp_path)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +76,7 @@ class Fleet:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError
 
-        executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor)
+        executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor, **self._python())
         executor.update_parameters(**self._parameters())
         try:
             with _deaf_to_interrupts(), executor.batch():
@@ -99,8 +101,18 @@ class Fleet:
             parameters |= {"slurm_array_parallelism": settings.at_once or settings.workers}
             parameters |= {"slurm_partition": settings.partition, "slurm_account": settings.account}
             parameters |= {"mem_gb": settings.memory, "slurm_additional_parameters": settings.extra or None}
-        parameters["slurm_setup" if settings.executor == "slurm" else "local_setup"] = list(settings.setup) or None
+            parameters |= {"slurm_setup": list(settings.setup) or None}
         return {name: value for name, value in parameters.items() if value is not None}
+
+    def _python(self) -> dict[str, str]:
+        """Returns how a worker of this machine begins: in a shell for `setup`, which then becomes the worker itself.
+
+        submitit would put its own process under that shell, and a signal to end the job would find the shell alone.
+        """
+        if self.settings.executor != "local" or not self.settings.setup:
+            return {}
+        script = " && ".join([*self.settings.setup, 'exec "$@"'])
+        return {"local_python": shlex.join(["sh", "-c", script, "sh", sys.executable])}
 
     def _environment(self, index: int) -> dict[str, str]:
         """Returns a worker's variables: its threads, and on one machine its GPUs, which Slurm would hand out."""
@@ -158,7 +170,7 @@ class Fleet:
         return 0 if "nvalid job id" in shown.stderr else len(self.jobs)  # else the controller is away for a moment
 
     def _troubles(self) -> list[str]:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + (SETTLE_SECONDS if self.settings.executor == "slurm" else 0)
         lines = []
         for index, job in enumerate(self.jobs):
             while not job.paths.result_pickle.exists() and not _ended(job) and time.monotonic() < deadline:

@@ -33,7 +33,7 @@ def take_leave(folder: Path) -> None:
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(1.5)
-        (folder / "told").touch()
+        (folder / "told").write_text(os.environ.get("LESSON", ""))
 
 
 def fleet(tmp_path: Path, **settings: Any) -> Fleet:
@@ -84,11 +84,12 @@ def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: py
     assert "is another study" in Path(lines[0].rpartition(" ")[2]).read_text()
 
 
+@pytest.mark.parametrize("setup", [(), ("export LESSON='a b'", "cd .")])
 def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    local = fleet(tmp_path)
+    local = fleet(tmp_path, setup=setup)
     local.submit(partial(take_leave, tmp_path))
     while not (tmp_path / "began").exists():
         time.sleep(0.05)
@@ -96,7 +97,15 @@ def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
     time.sleep(0.2)
     assert local.jobs[0].state == "RUNNING"
     local.cancel()
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "told").read_text() == ("a b" if setup else "")
+
+
+def test_a_setup_that_fails_is_told(tmp_path: Path) -> None:
+    local = fleet(tmp_path, setup=("mlp_lab_module load cuda",))
+    local.submit(fail)
+    (line,) = local.follow(lambda left: None)
+    assert line.startswith("worker 0 ended without a result (killed, or its machine was lost); its log is ")
+    assert "mlp_lab_module" in Path(line.rpartition(" ")[2]).read_text()
 
 
 def test_a_preempted_job_is_submitted_as_it_was(tmp_path: Path) -> None:

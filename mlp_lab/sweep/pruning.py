@@ -32,11 +32,19 @@ class History(Protocol):
         """
         ...
 
+    def firsts(self) -> dict[int, int]:
+        """Returns number -> number of the point's first trial, of every trial that was asked again."""
+        ...
+
 
 class Nothing:
     """The history of a study without trials."""
 
     def at(self, epoch: int, *, complete: bool = False) -> dict[int, float]:
+        """Returns nothing."""
+        return {}
+
+    def firsts(self) -> dict[int, int]:
         """Returns nothing."""
         return {}
 
@@ -112,7 +120,8 @@ class Hyperband(Asha):
     """Brackets of successive halving that begin to cut at different rungs (Li et al. 2018).
 
     A trial's bracket follows from its number, in the proportions of the paper: with s + 1 rungs to pass it takes
-    ceil((S + 1) / (s + 1) · reduction^s) of every round. Trials are compared within their bracket.
+    ceil((S + 1) / (s + 1) · reduction^s) of every round. A trial that was cut off and is asked again keeps its bracket.
+    Trials are compared within theirs.
     """
 
     asked: list[int] = field(default_factory=list, init=False)
@@ -120,12 +129,13 @@ class Hyperband(Asha):
 
     def stop(self, epoch: int, values: dict[int, float]) -> set[int]:
         """Returns those that are not among the best of their bracket."""
-        everyone = {**self.history.at(epoch), **values}
+        everyone, firsts = {**self.history.at(epoch), **values}, self.history.firsts()
         ended = {number for number, value in values.items() if not math.isfinite(value)}
-        for bracket in {self.bracket(number) for number in values}:
+        brackets = {number: self.bracket(firsts.get(number, number)) for number in everyone}
+        for bracket in {brackets[number] for number in values}:
             if bracket > self.asked.index(epoch):
                 continue  # this bracket begins to cut at a later rung
-            peers = {number: value for number, value in everyone.items() if self.bracket(number) == bracket}
+            peers = {number: value for number, value in everyone.items() if brackets[number] == bracket}
             ended |= self.cut(peers, {number: value for number, value in values.items() if number in peers})
         return ended
 
@@ -135,7 +145,7 @@ class Hyperband(Asha):
         return self.asked
 
     def bracket(self, number: int) -> int:
-        """Returns a trial's bracket: how many rungs it passes before it may be cut.
+        """Returns the bracket of a point by its first trial: how many rungs it passes before it may be cut.
 
         >>> judge = Hyperband(history=Nothing())
         >>> judge.rungs(9)

@@ -14,6 +14,7 @@ from mlp_lab.sweep.samplers import sampler_maker
 from mlp_lab.sweep.settings import Choice
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import open_storage, quiet, storage_url
+from mlp_lab.sweep.study import StudyHistory
 from mlp_lab.sweep.trials import Trials
 from mlp_lab.sweep.workers import Lease
 from tests.sweep.quadratic import SPACE, outcome
@@ -95,6 +96,7 @@ def test_what_is_interrupted_is_asked_again_with_its_point_and_its_seed(make: An
     assert trials.counts() == (1, 0, 2)
     again = make(seed=7).ask(3)
     assert [point.number for point in again] == [3, 4, 5]
+    assert StudyHistory(trials.study).firsts() == {3: 0, 4: 2}
     assert [(p.seed, p.settings) for p in again[:2]] == [(p.seed, p.settings) for p in (first[0], first[2])]
     assert again[2].settings not in [point.settings for point in first]
 

@@ -21,6 +21,22 @@ class Counts(NamedTuple):
     waiting: int  # points to be asked
 
 
+class Cut(NamedTuple):
+    """What is left of a batch that was cut off."""
+
+    anew: int  # trials that start again
+    going_on: int  # trials that go on from a checkpoint
+
+    def words(self) -> str:
+        """Says what becomes of them.
+
+        >>> Cut(1, 3).words()
+        '3 will go on from their checkpoint, 1 will be trained again'
+        """
+        parts = {"will go on from their checkpoint": self.going_on, "will be trained again": self.anew}
+        return ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+
+
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
     """Returns what a trial was asked for, whole even where its worker was killed while it took over a point."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

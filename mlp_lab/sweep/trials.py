@@ -28,6 +28,7 @@ from mlp_lab.sweep.facts import (
     SEED,
     WORKER,
     Counts,
+    Cut,
     count_trials,
     params_of,
 )
@@ -187,13 +188,15 @@ class Trials:
         return [max(column, key=lambda v: worth(v, m)) for column, m in zip(finite, self.maximize, strict=True)]
 
     @uninterrupted()
-    def abandon(self, reason: str) -> int:
-        """Fails what is asked and not told, to be asked again; returns how many."""
+    def abandon(self, reason: str) -> Cut:
+        """Fails what is asked and not told, to be asked again; returns how many will be."""
         numbers = list(self.open)
         for number in numbers:
             self._fail(number, reason)
+        again, written = [trial for trial, _ in self._lost() if trial.number in numbers], self.written()
         self.enqueue_lost()
-        return len(numbers)
+        going_on = sum(trial.user_attrs.get(SEED) in written for trial in again)
+        return Cut(len(again) - going_on, going_on)
 
     def _fail(self, number: int, reason: str) -> None:
         self._lose(self.open[number]._trial_id, reason)

@@ -91,7 +91,7 @@ def test_what_is_interrupted_is_asked_again_with_its_point_and_its_seed(make: An
     trials = make(seed=7)
     first = trials.ask(3)
     trials.tell(outcome(1, {1: 1.0}))
-    assert trials.abandon("interrupted") == 2
+    assert trials.abandon("interrupted") == (2, 0)
     assert states(trials) == {"COMPLETE": 1, "FAIL": 2, "WAITING": 2}
     assert trials.counts() == (1, 0, 2)
     again = make(seed=7).ask(3)
@@ -122,7 +122,7 @@ def test_what_wrote_a_checkpoint_has_used_up_no_retry(make: Any) -> None:
     point = trials.ask(1)[0]
     for _ in range(3):
         written[point.seed] = time.time() + 1
-        trials.abandon("preempted")
+        assert trials.abandon("preempted") == (0, 1)
         time.sleep(0.01)
         again = trials.ask(1)[0]
         assert (again.seed, again.settings) == (point.seed, point.settings)
@@ -152,7 +152,7 @@ def test_a_point_is_given_up_after_its_retries(make: Any) -> None:
         trials.abandon("interrupted")
         again = trials.ask(1)[0]
         assert (again.seed, again.settings) == (point.seed, point.settings)
-    trials.abandon("interrupted")
+    assert trials.abandon("interrupted") == (0, 0)
     assert trials.counts() == (0, 0, 0)
     assert trials.ask(1)[0].settings != point.settings
 

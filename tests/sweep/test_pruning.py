@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import statistics
 from typing import Any
 
 import pytest
@@ -46,6 +48,18 @@ def test_former_trials_count_at_their_rung() -> None:
     assert Asha(history=former).stop(3, {0: 0.15, 1: 0.3, 2: 0.4}) == {1, 2}  # 2 of 6 go on: 10 and 0
     assert Asha(history=former).stop(3, {0: 0.5}) == {0}
     assert Asha(history=Nothing()).stop(3, {0: 0.5}) == set()  # the first one has nobody to lose against
+
+
+def test_a_late_batch_has_the_chance_of_an_early_one() -> None:
+    chance = random.Random(0)
+    former: dict[int, float] = {}
+    shares = []
+    for first in range(0, 1600, 16):
+        values = {first + place: (place + chance.random()) / 16 for place in range(16)}  # from good to bad, evenly
+        shares.append(1 - len(Asha(history=Former(former)).stop(1, values)) / 16)
+        former |= values
+    assert set(shares) <= {5 / 16, 6 / 16}
+    assert statistics.fmean(shares[50:]) == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_what_is_not_finite_ends_at_a_rung() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mlp_lab.sweep.cluster import Fleet
+from mlp_lab.sweep.facts import count_trials
 from mlp_lab.sweep.interrupts import terminable
 from mlp_lab.sweep.results import Progress, print_top, write_results
 from mlp_lab.sweep.search import prepare, trials_to_finish
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
-from mlp_lab.sweep.trials import count_trials
 from mlp_lab.sweep.weights_and_biases import check_login
 
 SHOW_SECONDS = 10.0  # between lines that say how far the study is

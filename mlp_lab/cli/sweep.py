@@ -56,7 +56,8 @@ keys of the sweep (in its YAML, or as flags):
   study.heartbeat S    seconds between a worker's signs of life (15)
   cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
                        minutes (240), partition, account, extra, setup, backend (population);
-                       executor slurm, or local: processes of this machine
+                       executor slurm, or local: processes of this machine, which share its
+                       cores evenly where cpus is left out
   wandb WHAT           none; a run per trial or per population on Weights & Biases; auto
                        also {runs: WHAT, project: NAME, entity: TEAM}
 

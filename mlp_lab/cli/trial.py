@@ -12,6 +12,7 @@ import lightning as L
 
 from mlp_lab.cli.bench import BenchCLI
 from mlp_lab.cli.checks import check_config
+from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError
@@ -30,6 +31,8 @@ QUIET = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
+PLAIN = ("model.", "trainer.", "early_stopping.", "diagnostics.")  # groups without classes that a key may choose
+PLAIN_TYPES = (type(None), bool, int, float, str, list, tuple)
 
 
 class BaseCLI(BenchCLI):
@@ -73,6 +76,8 @@ class TrialBuilder:
         if (replicates := int(self._base.replicates)) > 1:
             advice = f"leave it out; --seeds {replicates} makes each the mean of as many"
             raise UserError(f"replicates: {replicates} is for `fit`; a sweep's trials are single networks ({advice})")
+        self._parsed = self._cli.parser.parse_args(self._invocation.arguments[1:])
+        self._known = frozenset(known_keys(self._cli.parser))
         self._data: dict[str, TensorDataModule] = {_key(self._base.data): self.data}
 
     @property
@@ -104,10 +109,27 @@ class TrialBuilder:
             UserError: The config has no such key, or does not take the value.
         """
         words = [f"--{key}={_word(value)}" for key, value in settings.items()]
-        config = self._cli.parser.parse_args([*self._invocation.arguments[1:], *words])
+        config = self._parse_upon_base(words) if all(map(self._is_plain, settings)) else None
+        if config is None:
+            config = self._cli.parser.parse_args([*self._invocation.arguments[1:], *words])
         self._cli.fix_data_seed(config)
         check_config("fit", config)
         return config
+
+    def _is_plain(self, key: str) -> bool:
+        """Says whether a key holds one value: no group, and nothing that names a class and its arguments."""
+        known = key in self._known and not any(other.startswith(f"{key}.") for other in self._known)
+        return known and key.startswith(PLAIN) and isinstance(self._parsed.get(key), PLAIN_TYPES)
+
+    def _parse_upon_base(self, words: Sequence[str]) -> Any:
+        """Parses flags alone and checks the whole; None where that fails, for the whole parse to say why.
+
+        It spares two thirds of a parse: the base config's files, its flags and every default.
+        """
+        try:
+            return self._cli.parser.parse_args(words, namespace=copy.deepcopy(self._parsed), defaults=False)
+        except UserError:
+            return None
 
     def check(self, settings: Mapping[str, object]) -> None:
         """Tries the settings without training.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ POLL_SECONDS = 2.0  # between looks at the queue
 SETTLE_SECONDS = 20.0  # a job may have left the queue before its result is seen on a shared disk
 REMIND_SECONDS = 5.0  # a worker does not hear that it shall end in its first moments
 COMMANDS = ("sbatch", "squeue", "scancel")
+THREADS = "OMP_NUM_THREADS"  # how many threads torch computes with
 
 
 class Placed:
@@ -73,7 +76,7 @@ class Fleet:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError
 
-        executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor)
+        executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor, **self._python())
         executor.update_parameters(**self._parameters())
         try:
             with _deaf_to_interrupts(), executor.batch():
@@ -98,13 +101,26 @@ class Fleet:
             parameters |= {"slurm_array_parallelism": settings.at_once or settings.workers}
             parameters |= {"slurm_partition": settings.partition, "slurm_account": settings.account}
             parameters |= {"mem_gb": settings.memory, "slurm_additional_parameters": settings.extra or None}
-        parameters["slurm_setup" if settings.executor == "slurm" else "local_setup"] = list(settings.setup) or None
+            parameters |= {"slurm_setup": list(settings.setup) or None}
         return {name: value for name, value in parameters.items() if value is not None}
+
+    def _python(self) -> dict[str, str]:
+        """Returns how a worker of this machine begins: in a shell for `setup`, which then becomes the worker itself.
+
+        submitit would put its own process under that shell, and a signal to end the job would find the shell alone.
+        """
+        if self.settings.executor != "local" or not self.settings.setup:
+            return {}
+        script = " && ".join([*self.settings.setup, 'exec "$@"'])
+        return {"local_python": shlex.join(["sh", "-c", script, "sh", sys.executable])}
 
     def _environment(self, index: int) -> dict[str, str]:
         """Returns a worker's variables: its threads, and on one machine its GPUs, which Slurm would hand out."""
         settings = self.settings
-        environment = {"OMP_NUM_THREADS": str(settings.cpus)} if settings.cpus else {}
+        threads = settings.cpus
+        if threads is None and settings.executor == "local" and THREADS not in os.environ:
+            threads = max(1, cores() // settings.workers)  # torch would take all cores in each of them
+        environment = {THREADS: str(threads)} if threads else {}
         if settings.executor == "local" and settings.gpus:
             mine = range(index * settings.gpus, (index + 1) * settings.gpus)
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device in mine)
@@ -154,7 +170,7 @@ class Fleet:
         return 0 if "nvalid job id" in shown.stderr else len(self.jobs)  # else the controller is away for a moment
 
     def _troubles(self) -> list[str]:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + (SETTLE_SECONDS if self.settings.executor == "slurm" else 0)
         lines = []
         for index, job in enumerate(self.jobs):
             while not job.paths.result_pickle.exists() and not _ended(job) and time.monotonic() < deadline:
@@ -176,6 +192,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def cores() -> int:
+    """Counts the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _ended(job: Job[None]) -> bool:

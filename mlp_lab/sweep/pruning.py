@@ -32,11 +32,19 @@ class History(Protocol):
         """
         ...
 
+    def firsts(self) -> dict[int, int]:
+        """Returns number -> number of the point's first trial, of every trial that was asked again."""
+        ...
+
 
 class Nothing:
     """The history of a study without trials."""
 
     def at(self, epoch: int, *, complete: bool = False) -> dict[int, float]:
+        """Returns nothing."""
+        return {}
+
+    def firsts(self) -> dict[int, int]:
         """Returns nothing."""
         return {}
 
@@ -63,8 +71,13 @@ class Nobody:
 class Asha:
     """Successive halving (Jamieson and Talwalkar 2016; in its asynchronous form Li et al. 2020).
 
-    After a rung, only the best of all trials that ever reached it go on, one in `reduction`. Rungs lie at
-    max_epochs / reduction, max_epochs / reduction² and so on, down to `min_epochs`.
+    After a rung, only the best of all trials that ever reached it go on, one in `reduction`; what is stopped is not
+    taken up again. Rungs lie at max_epochs / reduction, max_epochs / reduction² and so on, down to `min_epochs`.
+
+    The chance to go on does not fall in a long search: a trial's rank among all is as likely high as low. But few are
+    trained to the end, of 64 trials with three rungs 64 / 27, and more only where the sampler gets better. What another
+    worker still trains is not counted before it is told, so several workers are more lenient: of recorded courses on
+    the digits, 64 in batches of 16, one worker trained 2.4 to the end on average, two 3.1 and four 4.0.
     """
 
     history: History
@@ -112,7 +125,8 @@ class Hyperband(Asha):
     """Brackets of successive halving that begin to cut at different rungs (Li et al. 2018).
 
     A trial's bracket follows from its number, in the proportions of the paper: with s + 1 rungs to pass it takes
-    ceil((S + 1) / (s + 1) · reduction^s) of every round. Trials are compared within their bracket.
+    ceil((S + 1) / (s + 1) · reduction^s) of every round. A trial that was cut off and is asked again keeps its bracket.
+    Trials are compared within theirs.
     """
 
     asked: list[int] = field(default_factory=list, init=False)
@@ -120,12 +134,13 @@ class Hyperband(Asha):
 
     def stop(self, epoch: int, values: dict[int, float]) -> set[int]:
         """Returns those that are not among the best of their bracket."""
-        everyone = {**self.history.at(epoch), **values}
+        everyone, firsts = {**self.history.at(epoch), **values}, self.history.firsts()
         ended = {number for number, value in values.items() if not math.isfinite(value)}
-        for bracket in {self.bracket(number) for number in values}:
+        brackets = {number: self.bracket(firsts.get(number, number)) for number in everyone}
+        for bracket in {brackets[number] for number in values}:
             if bracket > self.asked.index(epoch):
                 continue  # this bracket begins to cut at a later rung
-            peers = {number: value for number, value in everyone.items() if self.bracket(number) == bracket}
+            peers = {number: value for number, value in everyone.items() if brackets[number] == bracket}
             ended |= self.cut(peers, {number: value for number, value in values.items() if number in peers})
         return ended
 
@@ -135,7 +150,7 @@ class Hyperband(Asha):
         return self.asked
 
     def bracket(self, number: int) -> int:
-        """Returns a trial's bracket: how many rungs it passes before it may be cut.
+        """Returns the bracket of a point by its first trial: how many rungs it passes before it may be cut.
 
         >>> judge = Hyperband(history=Nothing())
         >>> judge.rungs(9)

@@ -158,16 +158,15 @@ class Search:
             cut = self.trials.abandon("interrupted" if interrupted else f"{type(error).__name__}: {error}")
             self._write()
             if interrupted:
-                finished = self.trials.counts().finished
-                advice = f"{finished} trials are kept, {cut} will be trained again: go on with the same command"
-                raise KeyboardInterrupt(advice) from error
+                parts = [f"{self.trials.counts().finished} trials are kept", *filter(None, [cut.words()])]
+                raise KeyboardInterrupt(f"{', '.join(parts)}: go on with the same command") from error
             raise
 
     def _loop(self) -> None:
         rescued = self.trials.rescue()
         before = self.trials.counts()
         if before.finished or rescued:
-            again = f"; {rescued} that were cut off are trained again" if rescued else ""
+            again = f"; {rescued} that were cut off are asked again" if rescued else ""
             self.show(
                 f"going on with the study {self.study.study_name!r}: {before.finished} trials are finished{again}"
             )

@@ -108,7 +108,8 @@ class ClusterSettings:
     gpus: int = 0
     """GPUs of a job."""
     cpus: int | None = None
-    """Cores of a job, and the threads it uses."""
+    """Cores of a job, and the threads it uses. Left out, workers of one machine share its cores evenly, unless
+    OMP_NUM_THREADS is set."""
     memory: float | None = None
     """Memory of a job, in GB."""
     partition: str | None = None

@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.transactions import allow_joint
 
 GRACE = 4  # heartbeats without which a worker is given up
 ATTEMPTS = 5  # two workers that start at once may both try to make the tables
@@ -99,7 +100,9 @@ def shown(url: str) -> str:
 def _database(url: str, heartbeat: int) -> RDBStorage:
     arguments = {"connect_args": {"timeout": LOCK_SECONDS}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     with quiet():
-        return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
+        storage = RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=heartbeat, grace_period=GRACE * heartbeat)
+    allow_joint(storage)
+    return storage
 
 
 def _proxy(url: str) -> BaseStorage:

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.facts import FIRST
 from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.settings import StudySettings
 from mlp_lab.sweep.space import Space
@@ -37,6 +38,12 @@ class StudyHistory:
         states = (TrialState.COMPLETE,) if complete else (TrialState.COMPLETE, TrialState.PRUNED)
         trials = self.study.get_trials(deepcopy=False, states=states)
         return {one.number: one.intermediate_values[epoch] for one in trials if epoch in one.intermediate_values}
+
+    @uninterrupted()
+    def firsts(self) -> dict[int, int]:
+        """Returns number -> number of the point's first trial, of every trial that was asked again."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {one.number: int(one.user_attrs[FIRST]) for one in trials if FIRST in one.user_attrs}
 
 
 def open_study(

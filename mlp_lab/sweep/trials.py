@@ -11,13 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from optuna import Study, Trial, create_trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from mlp_lab.sweep.facts import (
+    ATTEMPT,
+    DOUBLE,
+    ERROR,
+    FIRST,
+    LOST,
+    ORIGIN,
+    SEED,
+    WORKER,
+    Counts,
+    Cut,
+    count_trials,
+    params_of,
+)
 from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.runs import Outcome, Point
@@ -25,19 +39,10 @@ from mlp_lab.sweep.samplers import Maker
 from mlp_lab.sweep.settings import LARGEST_SEED
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import GRACE, quiet
+from mlp_lab.sweep.transactions import joint
 from mlp_lab.sweep.workers import BEAT, Lease, alive, identity
 
-ERROR, LOST, ORIGIN, FIRST, ATTEMPT, WORKER, SEED = "error", "lost", "origin", "first", "attempt", "worker", "seed"
-DOUBLE = "asked twice at once"
 GRID = ("grid_id", "search_space")  # what keeps a point's place in a grid
-
-
-class Counts(NamedTuple):
-    """How far a study is."""
-
-    finished: int  # trained, pruned, or failed by themselves
-    running: int  # asked and not told
-    waiting: int  # points to be asked
 
 
 class Trials:
@@ -92,20 +97,21 @@ class Trials:
         """Asks for a point; None where another worker has it."""
         with quiet():
             trial = self.study.ask()
-        self.lease.add(trial._trial_id)
-        self.open[trial.number] = trial
-        trial.set_user_attr(WORKER, self.worker)
+        with joint(self.storage):
+            self.lease.add(trial._trial_id)
+            self.open[trial.number] = trial
+            trial.set_user_attr(WORKER, self.worker)
         if is_first:
             self.study.sampler = self.maker(trial.number)
         if self._is_double(trial):
             self._fail(trial.number, DOUBLE)
             return None
-        with quiet():
+        with quiet(), joint(self.storage):
             settings = self.space.suggest(trial)
-        seed = trial.user_attrs.get(SEED)  # a retry has that of its first trial
-        if seed is None:
-            seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
-            trial.set_user_attr(SEED, seed)
+            seed = trial.user_attrs.get(SEED)  # a retry has that of its first trial
+            if seed is None:
+                seed = (self.seed + self.seeds * int(trial.user_attrs.get(FIRST, trial.number))) % (LARGEST_SEED + 1)
+                trial.set_user_attr(SEED, seed)
         return Point(number=trial.number, seed=seed, settings=settings)
 
     def _is_double(self, trial: Trial) -> bool:
@@ -123,11 +129,12 @@ class Trials:
             return None
         error = self._fault(outcome)
         try:
-            for epoch, value in outcome.reports.items():
-                self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-            for name, value in self._attributes(outcome, error).items():
-                trial.set_user_attr(name, value)
-            self._finish(trial, outcome, failed=error is not None)
+            with joint(self.storage):
+                for epoch, value in outcome.reports.items():
+                    self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+                for name, value in self._attributes(outcome, error).items():
+                    trial.set_user_attr(name, value)
+                self._finish(trial, outcome, failed=error is not None)
         except UpdateFinishedTrialError:  # another worker took this one for dead
             return None
         finally:
@@ -181,13 +188,15 @@ class Trials:
         return [max(column, key=lambda v: worth(v, m)) for column, m in zip(finite, self.maximize, strict=True)]
 
     @uninterrupted()
-    def abandon(self, reason: str) -> int:
-        """Fails what is asked and not told, to be asked again; returns how many."""
+    def abandon(self, reason: str) -> Cut:
+        """Fails what is asked and not told, to be asked again; returns how many will be."""
         numbers = list(self.open)
         for number in numbers:
             self._fail(number, reason)
+        again, written = [trial for trial, _ in self._lost() if trial.number in numbers], self.written()
         self.enqueue_lost()
-        return len(numbers)
+        going_on = sum(trial.user_attrs.get(SEED) in written for trial in again)
+        return Cut(len(again) - going_on, going_on)
 
     def _fail(self, number: int, reason: str) -> None:
         self._lose(self.open[number]._trial_id, reason)
@@ -282,18 +291,3 @@ class Trials:
         """Counts the trials; those that are open here do not count as running."""
         counts = count_trials(self.study)
         return counts._replace(running=counts.running - len(self.open))
-
-
-def params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Returns what a trial was asked for, whole even where its worker was killed while it took over a point."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-@uninterrupted()
-def count_trials(study: Study) -> Counts:
-    """Counts the trials of a study."""
-    trials = study.get_trials(deepcopy=False)
-    states = [trial.state for trial in trials]
-    failed = sum(one.state == TrialState.FAIL and ERROR in one.user_attrs for one in trials)
-    finished = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED) + failed
-    return Counts(finished, states.count(TrialState.RUNNING), states.count(TrialState.WAITING))

@@ -71,6 +71,45 @@ def test_settings_that_do_not_fit(builder: TrialBuilder, settings: dict[str, obj
     assert line in str(caught.value).splitlines()[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "quick"),
+    [
+        ({"model.depth": 3, "model.width": 9, "model.optimizer.lr": 0.01}, True),
+        ({"model.width": [8, 4], "model.optimizer.betas": [0.9, 0.99]}, True),
+        ({"model.activation": "gelu", "model.residual": True, "model.schedule.name": "cosine"}, True),
+        ({"trainer.max_epochs": 7, "trainer.precision": "16", "trainer.gradient_clip_val": 1}, True),
+        ({"diagnostics.groups": [], "early_stopping.monitor": "val/accuracy"}, True),
+        ({"model.activation": "null"}, True),
+        ({"model.optimizer.lr": -1.0}, True),
+        ({"data.batch_size": 4, "model.depth": 3}, False),
+        ({"trainer.logger": False}, False),
+        ({"model.optimizer": {"name": "sgd"}}, False),
+        ({"model.depth": 2.0}, False),
+        ({"model.max_norm": None}, False),
+        ({"trainer.max_epoch": 3}, False),
+    ],
+)
+def test_the_quick_parse_is_the_whole_one(
+    settings: dict[str, object], quick: bool, builder: TrialBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[object] = []
+    base = str(builder._parsed)
+    upon_base = builder._parse_upon_base
+    monkeypatch.setattr(builder, "_parse_upon_base", lambda words: parsed.append(upon_base(words)) or parsed[-1])
+    first = attempt(builder, settings)
+    assert any(parsed) == quick
+    monkeypatch.setattr(builder, "_parse_upon_base", lambda words: None)
+    assert attempt(builder, settings) == first
+    assert str(builder._parsed) == base  # nothing was written into it
+
+
+def attempt(builder: TrialBuilder, settings: dict[str, object]) -> str:
+    try:
+        return str(builder.parse(settings))
+    except UserError as error:
+        return f"error: {error}"
+
+
 def test_backends_by_name(builder: TrialBuilder) -> None:
     def backend(**changes: object) -> object:
         settings = SweepSettings.read({"base": "x", "trials": 1, "space": SPACE, **changes})

@@ -27,6 +27,9 @@ SPACE = {
 }
 
 
+BATCH = "a batch begins\n"
+
+
 class Quadratic:
     """Trains nothing: after epoch e the value is x² (10 x² where steep) plus 1 / e."""
 
@@ -92,6 +95,12 @@ def wait_for_trials(process: subprocess.Popen[str], count: int) -> None:
     raise AssertionError("it ended early")
 
 
+def wait_for_batch(process: subprocess.Popen[str]) -> None:
+    """Reads a worker's lines until it trains its next batch."""
+    assert process.stdout is not None
+    assert any(line == BATCH for line in process.stdout), "it ended early"
+
+
 def check_whole(study: optuna.Study, trials: int) -> None:
     """No trial is lost, doubled or stuck."""
     assert [one.number for one in study.trials if not one.state.is_finished()] == []
@@ -104,6 +113,14 @@ def check_whole(study: optuna.Study, trials: int) -> None:
     assert set(origins) == {f"retry of {one.number}" for one in lost}
 
 
+class Telling(Quadratic):
+    """Says when it begins a batch."""
+
+    def train(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
+        sys.stdout.write(BATCH)
+        super().train(points, judge, tell)
+
+
 if __name__ == "__main__":
     words = [*sys.argv[1:], *["", "12", "0", ""][len(sys.argv) - 1 :]]
     settings = sweep(int(words[1]), study={"storage": words[3] or None})
@@ -111,7 +128,7 @@ if __name__ == "__main__":
     run_sweep(
         settings,
         Space.read(settings.space),
-        Quadratic(seconds=float(words[2])),
+        Telling(seconds=float(words[2])),
         Path(words[0]),
         directions=("minimize",),
     )

@@ -33,7 +33,7 @@ def take_leave(folder: Path) -> None:
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(1.5)
-        (folder / "told").touch()
+        (folder / "told").write_text(os.environ.get("LESSON", ""))
 
 
 def fleet(tmp_path: Path, **settings: Any) -> Fleet:
@@ -54,6 +54,24 @@ def test_workers_on_one_machine_have_gpus_and_threads_of_their_own(
     assert set(looks) <= {1, 2}
 
 
+@pytest.mark.parametrize(
+    ("workers", "cpus", "given", "threads"),
+    [(2, None, None, "4"), (3, None, None, "2"), (16, None, None, "1"), (2, 3, "1", "3"), (2, None, "1", None)],
+)
+def test_workers_on_one_machine_share_its_cores(
+    workers: int, cpus: int | None, given: str | None, threads: str | None, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("mlp_lab.sweep.cluster.cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert fleet(tmp_path, workers=workers, cpus=cpus)._environment(0).get("OMP_NUM_THREADS") == threads
+
+
+def test_a_worker_of_a_cluster_has_the_cores_that_slurm_gives_it(tmp_path: Path) -> None:
+    assert Fleet(ClusterSettings(workers=2), tmp_path, "test")._environment(0) == {}
+
+
 def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     local = fleet(tmp_path)
@@ -66,11 +84,12 @@ def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: py
     assert "is another study" in Path(lines[0].rpartition(" ")[2]).read_text()
 
 
+@pytest.mark.parametrize("setup", [(), ("export LESSON='a b'", "cd .")])
 def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    local = fleet(tmp_path)
+    local = fleet(tmp_path, setup=setup)
     local.submit(partial(take_leave, tmp_path))
     while not (tmp_path / "began").exists():
         time.sleep(0.05)
@@ -78,7 +97,15 @@ def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
     time.sleep(0.2)
     assert local.jobs[0].state == "RUNNING"
     local.cancel()
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "told").read_text() == ("a b" if setup else "")
+
+
+def test_a_setup_that_fails_is_told(tmp_path: Path) -> None:
+    local = fleet(tmp_path, setup=("mlp_lab_module load cuda",))
+    local.submit(fail)
+    (line,) = local.follow(lambda left: None)
+    assert line.startswith("worker 0 ended without a result (killed, or its machine was lost); its log is ")
+    assert "mlp_lab_module" in Path(line.rpartition(" ")[2]).read_text()
 
 
 def test_a_preempted_job_is_submitted_as_it_was(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import optuna
 import pytest
 import yaml
 
-from mlp_lab.sweep.trials import DOUBLE, ERROR, LOST, ORIGIN, WORKER, params_of
+from mlp_lab.sweep.facts import DOUBLE, ERROR, LOST, ORIGIN, WORKER, params_of
 from mlp_lab.sweep.workers import alive
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import statistics
 from typing import Any
 
 import pytest
@@ -15,8 +17,13 @@ NAN = float("nan")
 class Former:
     """Trials with one value at every epoch."""
 
-    def __init__(self, values: dict[int, float], pruned: tuple[int, ...] = ()) -> None:
-        self.values, self.pruned = values, pruned
+    def __init__(
+        self, values: dict[int, float], pruned: tuple[int, ...] = (), firsts: dict[int, int] | None = None
+    ) -> None:
+        self.values, self.pruned, self.retries = values, pruned, firsts or {}
+
+    def firsts(self) -> dict[int, int]:
+        return self.retries
 
     def at(self, epoch: int, *, complete: bool = False) -> dict[int, float]:
         return {number: value for number, value in self.values.items() if not (complete and number in self.pruned)}
@@ -43,6 +50,18 @@ def test_former_trials_count_at_their_rung() -> None:
     assert Asha(history=Nothing()).stop(3, {0: 0.5}) == set()  # the first one has nobody to lose against
 
 
+def test_a_late_batch_has_the_chance_of_an_early_one() -> None:
+    chance = random.Random(0)
+    former: dict[int, float] = {}
+    shares = []
+    for first in range(0, 1600, 16):
+        values = {first + place: (place + chance.random()) / 16 for place in range(16)}  # from good to bad, evenly
+        shares.append(1 - len(Asha(history=Former(former)).stop(1, values)) / 16)
+        former |= values
+    assert set(shares) <= {5 / 16, 6 / 16}
+    assert statistics.fmean(shares[50:]) == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_what_is_not_finite_ends_at_a_rung() -> None:
     for judge in (Asha(history=Nothing()), Median(history=Nothing())):
         assert judge.stop(1, {0: NAN}) == {0}
@@ -65,6 +84,22 @@ def test_brackets_of_hyperband_begin_to_cut_at_their_own_rung() -> None:
     left = {number: value for number, value in values.items() if number not in {3, 4, 5, 6, 7, 8}}
     assert judge.stop(3, left) == {1, 2, 10, 11, 12, 13}  # one of three, one of five; the last bracket is never cut
     assert [brackets[number] for number in (2, 9, 13, 14)] == [0, 1, 1, 2]
+
+
+def test_a_retry_keeps_its_bracket() -> None:
+    numbers = {1: 19, 10: 20, 15: 21}  # cut off and asked again, of the brackets 0, 1 and 2
+    values = {number: float(number) for number in range(17)}
+    again = {numbers.get(number, number): value for number, value in values.items()}
+    whole = Hyperband(history=Nothing())
+    retried = Hyperband(history=Former({}, firsts={new: old for old, new in numbers.items()}))
+    assert whole.rungs(9) == retried.rungs(9)
+    for epoch in (1, 3):
+        assert retried.stop(epoch, again) == {numbers.get(number, number) for number in whole.stop(epoch, values)}
+    running = {number: value for number, value in again.items() if number not in numbers.values()}
+    told = {number: value for number, value in again.items() if number in numbers.values()}
+    later = Hyperband(history=Former(told, firsts=retried.history.firsts()))
+    assert later.rungs(9) == [1, 3]
+    assert later.stop(3, running) == whole.stop(3, values) - set(numbers)  # in the history they are in it too
 
 
 def test_none_stops_nobody() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.space import Space
-from tests.sweep.quadratic import SPACE, Quadratic, check_whole, outcome, sweep, wait_for_trials, worker
+from tests.sweep.quadratic import SPACE, Quadratic, check_whole, outcome, sweep, wait_for_batch, wait_for_trials, worker
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,7 +146,7 @@ def test_mistakes_leave_no_study_behind(changes: dict[str, Any], line: str, tmp_
 def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 16, 1.0, storage) as process:
         wait_for_trials(process, 4)
-        time.sleep(0.3)  # into the second batch
+        wait_for_batch(process)
         process.send_signal(end)
         rest = process.stdout.read() if process.stdout else ""
     if end == signal.SIGTERM:

@@ -14,6 +14,7 @@ from mlp_lab.sweep.samplers import sampler_maker
 from mlp_lab.sweep.settings import Choice
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import open_storage, quiet, storage_url
+from mlp_lab.sweep.study import StudyHistory
 from mlp_lab.sweep.trials import Trials
 from mlp_lab.sweep.workers import Lease
 from tests.sweep.quadratic import SPACE, outcome
@@ -90,11 +91,12 @@ def test_what_is_interrupted_is_asked_again_with_its_point_and_its_seed(make: An
     trials = make(seed=7)
     first = trials.ask(3)
     trials.tell(outcome(1, {1: 1.0}))
-    assert trials.abandon("interrupted") == 2
+    assert trials.abandon("interrupted") == (2, 0)
     assert states(trials) == {"COMPLETE": 1, "FAIL": 2, "WAITING": 2}
     assert trials.counts() == (1, 0, 2)
     again = make(seed=7).ask(3)
     assert [point.number for point in again] == [3, 4, 5]
+    assert StudyHistory(trials.study).firsts() == {3: 0, 4: 2}
     assert [(p.seed, p.settings) for p in again[:2]] == [(p.seed, p.settings) for p in (first[0], first[2])]
     assert again[2].settings not in [point.settings for point in first]
 
@@ -120,7 +122,7 @@ def test_what_wrote_a_checkpoint_has_used_up_no_retry(make: Any) -> None:
     point = trials.ask(1)[0]
     for _ in range(3):
         written[point.seed] = time.time() + 1
-        trials.abandon("preempted")
+        assert trials.abandon("preempted") == (0, 1)
         time.sleep(0.01)
         again = trials.ask(1)[0]
         assert (again.seed, again.settings) == (point.seed, point.settings)
@@ -150,7 +152,7 @@ def test_a_point_is_given_up_after_its_retries(make: Any) -> None:
         trials.abandon("interrupted")
         again = trials.ask(1)[0]
         assert (again.seed, again.settings) == (point.seed, point.settings)
-    trials.abandon("interrupted")
+    assert trials.abandon("interrupted") == (0, 0)
     assert trials.counts() == (0, 0, 0)
     assert trials.ask(1)[0].settings != point.settings
 

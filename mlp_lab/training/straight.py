@@ -3,10 +3,9 @@
 A step of a small MLP takes about 1.3 ms in a loop written by hand on one core. Lightning leads it through a thousand
 Python calls that add half of that: it looks up every hook, inspects signatures, and enters contexts that do nothing.
 `StraightPath` takes the same step, with the same hooks and counters in the same order, in the one case that nearly
-every run is: one device, automatic optimization, no accumulation, no gradient scaler, no profiler. In any other case
-Lightning's own loop takes it. `tests/benchmarks/fit.py` measures what a step costs, `tests/training/test_straight.py`
-holds the two paths against each other: order of hooks, counters and weights, to the bit. Steps that nobody needs to see
-are taken in bursts (`mlp_lab/training/burst.py`).
+every run is: one device, automatic optimization, no accumulation, no gradient scaler, no profiler; in any other case
+Lightning's own loop takes it. `tests/training/test_straight.py` holds the two paths against each other: order of hooks,
+counters and weights, to the bit. Steps that nobody needs to see are taken in bursts (`mlp_lab/training/burst.py`).
 
 On the CPU a further 120 us go where Lightning has set `PYTORCH_NVML_BASED_CUDA_CHECK`: every step of a fused Adam asks
 whether there is an accelerator, and would each time load NVIDIA's management library to find out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
 from tests.population import tape
 from tests.population.fits import alone, digits, distance, fit
-from tests.population.test_steps import CLIP, equal, exploding, mixed, stopping
+from tests.population.test_steps import CLIP, SavesAt, equal, exploding, mixed, stopping
 
 BATCH = (torch.randn(4, 3), None, torch.tensor([0, 1, 2, 0]))
 
@@ -109,6 +110,15 @@ def test_max_steps_and_measured_steps_are_exact(taped: Counting) -> None:
     assert taped.replays + taped.eager == 22 - 10 - 3  # steps 1 to 10, 15, 18 and 22 have hooks
     measured = [one.step for one in diagnostics.members[0].diagnostics.evidence.steps]
     assert measured == [*range(1, 11), 18]
+
+
+def test_a_graph_goes_on_within_an_epoch(taped: Counting, tmp_path: Path) -> None:
+    whole, first, second = (PopulationModule(exploding()) for _ in range(3))
+    fit(whole, log_every_n_steps=1000)
+    fit(first, callbacks=[SavesAt(20, tmp_path / "cut.ckpt")], log_every_n_steps=1000)
+    fit(second, ckpt_path=str(tmp_path / "cut.ckpt"), log_every_n_steps=1000)
+    assert all(equal(whole, second))
+    assert whole.failed == second.failed
 
 
 @pytest.mark.parametrize("settings", [{"mixup": 0.3}, {"gradient_clip_val": 0.1}])

@@ -165,21 +165,27 @@ def test_a_callback_with_a_hook_of_the_batch_sees_every_step() -> None:
     assert seen == list(range(1, 16))
 
 
+class SavesAt(L.Callback):
+    """Saves after a step, and need not see those before."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+    def quiet_steps(self, trainer: L.Trainer) -> int:
+        return max(0, self.step - trainer.global_step - 1)
+
+
 @pytest.mark.parametrize("cut", [7, 20])
 def test_a_population_goes_on_within_an_epoch(cut: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_every_n_steps": 50}
     whole, first, second = (PopulationModule(mixed(), clip=CLIP) for _ in range(3))
     fit(whole, callbacks=[RandomState()], **settings)
 
-    class Saves(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-            if trainer.global_step == cut:
-                trainer.save_checkpoint(tmp_path / "cut.ckpt")
-
-        def quiet_steps(self, trainer: L.Trainer) -> int:
-            return max(0, cut - trainer.global_step - 1)
-
-    fit(first, callbacks=[RandomState(), Saves()], **settings)
+    fit(first, callbacks=[RandomState(), SavesAt(cut, tmp_path / "cut.ckpt")], **settings)
     fit(second, callbacks=[RandomState()], ckpt_path=str(tmp_path / "cut.ckpt"), **settings)
     assert all(equal(whole, second))
     assert whole.scores == second.scores

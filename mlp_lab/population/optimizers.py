@@ -1,14 +1,15 @@
 """One optimizer for a population: every member by its own rule and hyperparameters, with the fused kernels of PyTorch.
 
 A member's part of every stacked tensor is contiguous, so a fused kernel takes the parts as they lie; nothing is copied,
-and a member that has stopped costs nothing. That is for the CPU; elsewhere all members are updated by one formula
-(`mlp_lab/population/joint.py`).
+and a member that has stopped costs nothing. Members with equal settings, such as replicates, share one call. That is
+for the CPU; elsewhere all members are updated by one formula (`mlp_lab/population/joint.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.errors import UserError
+from mlp_lab.population.fused import Alike, Call, clip_, update_
 from mlp_lab.population.joint import JointUpdate, Share
 from mlp_lab.population.stack import Population
 from mlp_lab.training.optimizers import OptimizerConfig
@@ -33,16 +35,6 @@ class Part(NamedTuple):
     """Number of the share among those of the parameter."""
     decayed: bool
     """Whether the member's weight decay applies."""
-
-
-class _Call(NamedTuple):
-    """One call of a fused kernel: parts of one member that decay alike."""
-
-    parts: list[Part]
-    weight_decay: float
-    values: list[Tensor]
-    first: list[Tensor]
-    second: list[Tensor]
 
 
 class StackOptimizer(Optimizer):
@@ -86,8 +78,10 @@ class StackOptimizer(Optimizer):
         """`lr` on the device; kept where the update is joint."""
         self._sent: tuple[list[float], list[bool]] = ([], [])  # rates and active members that the device knows
         # Made when the first step is taken, or a state was loaded:
-        self._calls: list[list[_Call]] = []  # per member
+        self._calls: list[list[Call]] = []  # per member
         self._update: JointUpdate | None = None
+        self._alike: Alike | None = None
+        self._equal = len({replace(config, lr=1.0) for config in configs}) == 1 and min(self.clip) == math.inf
         self.state["steps"] = torch.zeros(members, device=device)  # type: ignore[index]
         averaged = any(config.name != "sgd" for config in configs)
         for parameter in self._parameters:
@@ -127,6 +121,10 @@ class StackOptimizer(Optimizer):
             self._update = self._update or self._make_joint()
             self._update.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
             return
+        if self._equal and len(set(self.lr)) == 1 and all(one.grad is not None for one in self._parameters):
+            self._alike = self._alike or self._make_alike()
+            self._alike.step(self.lr[0], self.active, self.state["steps"])  # type: ignore[index]
+            return
         self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
         gradients = [
             () if parameter.grad is None else torch.split(parameter.grad.view(-1), sizes)
@@ -137,18 +135,16 @@ class StackOptimizer(Optimizer):
             if not active:
                 continue
             counts[member].add_(1)
-            calls = [
-                (call, [gradients[part.tensor][part.chunk] for part in call.parts]) for call in self._calls[member]
-            ]
+            calls = [(call, [gradients[tensor][chunk] for tensor, chunk in call.parts]) for call in self._calls[member]]
             if self.clip[member] < math.inf:
                 every = [gradient for _, some in calls for gradient in some]
-                self.norms[member] = _clip_(every, self.clip[member])
+                self.norms[member] = clip_(every, self.clip[member])
             for call, some in calls:
-                _update_(self.configs[member], self.lr[member], call, some, counts[member])
+                update_(self.configs[member], self.lr[member], call, some, counts[member])
 
     def _forget(self) -> None:
         """Lets go of the views of a state that another one has taken the place of."""
-        self._calls, self._update = [], None
+        self._calls, self._update, self._alike = [], None, None
 
     def _make_joint(self) -> JointUpdate:
         """Lays the moments behind one another, as views of which the state has them from now on."""
@@ -167,6 +163,12 @@ class StackOptimizer(Optimizer):
         ]
         return JointUpdate(self._parameters, flat.get("first"), flat.get("second"), shares, self.configs, self.clip)
 
+    def _make_alike(self) -> Alike:
+        decayed = {part.tensor: part.decayed for parts in self._parts for part in parts}
+        states = [self.state[parameter] for parameter in self._parameters]
+        shares = [self._shares(parts, "value") + self.moments(member) for member, parts in enumerate(self._parts)]
+        return Alike(self.configs[0], self._parameters, states, decayed, shares)
+
     def moments(self, member: int) -> list[Tensor]:
         """Returns a member's moments as views of the state."""
         return [*self._shares(self._parts[member], "first"), *self._shares(self._parts[member], "second")]
@@ -182,13 +184,13 @@ class StackOptimizer(Optimizer):
         kept.state["steps"].copy_(self.state["steps"][list(members)])  # type: ignore[index]
         return kept
 
-    def _calls_of(self, member: int) -> list[_Call]:
+    def _calls_of(self, member: int) -> list[Call]:
         config, calls = self.configs[member], []
         for weight_decay in sorted({0.0, config.weight_decay}):
             parts = [part for part in self._parts[member] if part.decayed == (weight_decay > 0)]
             if parts:
                 shares = (self._shares(parts, name) for name in ("value", "first", "second"))
-                calls.append(_Call(parts, weight_decay, *shares))
+                calls.append(Call([(part.tensor, part.chunk) for part in parts], weight_decay, *shares))
         return calls
 
     def _shares(self, parts: Sequence[Part], name: str) -> list[Tensor]:
@@ -202,52 +204,9 @@ class StackOptimizer(Optimizer):
         return shares
 
 
-def _update_(config: OptimizerConfig, lr: float, call: _Call, gradients: list[Tensor], count: Tensor) -> None:
-    """Steps some parts of one member; `count` is the number of this step, (1,)."""
-    if config.name == "sgd":
-        momentum = config.effective_momentum
-        torch._fused_sgd_(
-            call.values,
-            gradients,
-            call.first if momentum else [],
-            weight_decay=call.weight_decay,
-            momentum=momentum,
-            lr=lr,
-            dampening=0.0,
-            nesterov=config.effective_nesterov,
-            maximize=False,
-            is_first_step=False,  # a momentum of zeros makes the first step what torch makes it
-        )
-        return
-    kernel = torch._fused_adamw_ if config.name == "adamw" else torch._fused_adam_
-    kernel(
-        call.values,
-        gradients,
-        call.first,
-        call.second,
-        [],
-        [count] * len(gradients),
-        lr=lr,
-        beta1=config.betas[0],
-        beta2=config.betas[1],
-        weight_decay=call.weight_decay,
-        eps=config.eps,
-        amsgrad=False,
-        maximize=False,
-    )
-
-
 def _on_the_way(values: Sequence[float], like: Tensor) -> Tensor:
     """Returns values in memory from which a device copies by itself."""
     return torch.tensor(values, dtype=like.dtype, pin_memory=like.device.type == "cuda")
-
-
-def _clip_(gradients: list[Tensor], limit: float) -> float:
-    """Scales a member's gradients to a norm of at most `limit`, as `clip_grad_norm_` does; returns the norm before."""
-    norm = torch.nn.utils.get_total_norm(gradients)
-    scale = torch.clamp(limit / (norm + 1e-6), max=1.0)
-    torch._foreach_mul_(gradients, scale)
-    return float(norm)
 
 
 def _share_out(population: Population, configs: Sequence[OptimizerConfig]) -> tuple[list[list[int]], list[list[Part]]]:

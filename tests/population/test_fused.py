@@ -1,0 +1,86 @@
+"""Members with equal settings, which share one call: against PyTorch's own optimizers, and what stops among them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.stack import Population
+from mlp_lab.training.optimizers import OptimizerConfig
+from tests.population.test_optimizers import CONFIGS, distance, members, train_alone, train_packed
+
+ADAMW = OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.1)
+
+
+def replicates(config: OptimizerConfig = ADAMW) -> tuple[Population, StackOptimizer]:
+    population = Population.stack(members())
+    return population, StackOptimizer(population, [config] * len(population))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.name}-{config.lr}")
+def test_fifty_steps_are_those_of_torch(config: OptimizerConfig) -> None:
+    mlps = members()
+    population, optimizer = replicates(config)
+    train_packed(population, optimizer, range(50))
+    assert optimizer._alike is not None
+    for mlp, copy in zip(mlps, population.unstack(), strict=True):
+        train_alone(mlp, config, None, range(50))
+        assert distance(mlp, copy) < 1e-12
+
+
+def test_a_member_that_stops_keeps_its_bits_and_takes_none_from_the_others() -> None:
+    all_go_on, optimizer = replicates()
+    train_packed(all_go_on, optimizer, range(6))
+    population, optimizer = replicates()
+    train_packed(population, optimizer, range(3))
+    optimizer.active[3] = False
+    before = population.unstack()[3]
+    moments = [moment.clone() for moment in optimizer.moments(3)]
+    train_packed(population, optimizer, range(3, 6))
+    for number, (one, other) in enumerate(zip(all_go_on.unstack(), population.unstack(), strict=True)):
+        assert (distance(one, other) == 0) == (number != 3)
+    assert distance(before, population.unstack()[3]) == 0
+    assert all(torch.equal(*pair) for pair in zip(moments, optimizer.moments(3), strict=True))
+    assert optimizer.state["steps"].tolist() == [3.0 if number == 3 else 6.0 for number in range(7)]  # type: ignore[index]
+
+
+def test_gradients_that_are_not_finite_do_not_reach_a_member_that_has_stopped() -> None:
+    population, optimizer = replicates()
+    train_packed(population, optimizer, range(2))
+    optimizer.active[2] = False
+    before = population.unstack()[2]
+    for number, parameter in enumerate(population.parameters()):
+        parameter.grad = torch.full_like(parameter, math.nan if number == 0 else 0.0)
+    optimizer.step()
+    assert distance(before, population.unstack()[2]) == 0
+
+
+def test_rates_that_differ_are_each_members_own() -> None:
+    mlps = members()
+    population, optimizer = replicates()
+    optimizer.lr[4] = 3e-2
+    train_packed(population, optimizer, range(10))
+    assert optimizer._alike is None
+    for number, (mlp, copy) in enumerate(zip(mlps, population.unstack(), strict=True)):
+        config = OptimizerConfig(name="adamw", lr=3e-2 if number == 4 else 1e-2, weight_decay=0.1)
+        train_alone(mlp, config, None, range(10))
+        assert distance(mlp, copy) < 1e-12
+
+
+def test_a_state_goes_on_bit_for_bit() -> None:
+    whole, optimizer = replicates()
+    optimizer.active[1] = False
+    train_packed(whole, optimizer, range(8))
+    first, optimizer = replicates()
+    optimizer.active[1] = False
+    train_packed(first, optimizer, range(4))
+    second, resumed = replicates()
+    train_packed(second, resumed, range(1))  # its own state is replaced
+    second.load_state_dict(first.state_dict())
+    resumed.load_state_dict(optimizer.state_dict())
+    resumed.active[1] = False
+    train_packed(second, resumed, range(4, 8))
+    assert all(distance(one, other) == 0 for one, other in zip(whole.unstack(), second.unstack(), strict=True))

@@ -1,9 +1,9 @@
-"""The fused kernels of PyTorch on parts of a population, and on all members in one call where they are alike."""
+"""The fused kernels of PyTorch on parts of a population."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,72 +20,22 @@ class Call(NamedTuple):
     values: list[Tensor]
     first: list[Tensor]
     second: list[Tensor]
+    counts: list[Tensor]
+    """Of each, the number of the step, (1,)."""
 
 
-class Alike:
-    """Steps all members by one call: their settings and learning rates are equal, and nothing is clipped.
+def joined(calls: Sequence[Call]) -> Call:
+    """Returns one call for the tensors of several that decay alike.
 
-    A kernel rounds the last entries of a tensor, which do not fill a vector, otherwise than those before. So a member
-    that has stopped cannot be left out, or the others would no longer be what they are beside it, bit by bit: it is
-    stepped like all, and then put back.
-
-    Args:
-        config: of all members.
-        parameters: contiguous.
-        states: of each parameter its moments, `first` and `second`.
-        decayed: of each parameter whether the weight decay applies.
-        shares: of each member its parts of the parameters and of the moments, as views.
+    The kernel takes every tensor by itself, so a member's bits do not depend on who shares its call.
     """
-
-    def __init__(
-        self,
-        config: OptimizerConfig,
-        parameters: Sequence[Tensor],
-        states: Sequence[Mapping[str, Tensor]],
-        decayed: Mapping[int, bool],
-        shares: Sequence[list[Tensor]],
-    ) -> None:
-        self.config, self.parameters, self.shares = config, list(parameters), list(shares)
-        self._calls = [
-            call for flag in (False, True) if (call := _call_of(config, parameters, states, decayed, flag)).parts
-        ]
-        self._active = [True] * len(shares)
-        self._mask = torch.ones(len(shares))
-        self._still: tuple[list[Tensor], list[Tensor]] = ([], [])  # parts of those that have stopped, and their values
-
-    def step(self, lr: float, active: Sequence[bool], steps: Tensor) -> None:
-        """Takes one step of every active member; `steps` (K,) counts them."""
-        if not any(active):
-            return
-        if self._active != active:
-            self._active, self._mask = list(active), torch.tensor(active, dtype=steps.dtype)
-            views = [share for shares, alive in zip(self.shares, active, strict=True) if not alive for share in shares]
-            self._still = (views, [view.clone() for view in views])
-        steps.add_(self._mask)
-        count = steps[self._active.index(True)].view(1)
-        for call in self._calls:
-            gradients: list[Any] = [self.parameters[number].grad for number, _ in call.parts]
-            update_(self.config, lr, call, gradients, count)
-        if self._still[0]:
-            torch._foreach_copy_(*self._still)
+    fields = zip(*((c.parts, c.values, c.first, c.second, c.counts) for c in calls), strict=True)
+    parts, *tensors = ([one for field in of_calls for one in field] for of_calls in fields)
+    return Call(parts, calls[0].weight_decay, *tensors)
 
 
-def _call_of(
-    config: OptimizerConfig,
-    parameters: Sequence[Tensor],
-    states: Sequence[Mapping[str, Tensor]],
-    decayed: Mapping[int, bool],
-    flag: bool,
-) -> Call:
-    """Returns the call for the parameters that decay, or for those that do not."""
-    chosen = [number for number in range(len(parameters)) if decayed[number] == flag]
-    moments = ([states[n][name] for n in chosen if name in states[n]] for name in ("first", "second"))
-    values = [parameters[number].data for number in chosen]
-    return Call([(number, 0) for number in chosen], config.weight_decay if flag else 0.0, values, *moments)
-
-
-def update_(config: OptimizerConfig, lr: float, call: Call, gradients: list[Tensor], count: Tensor) -> None:
-    """Steps some parts of one member; `count` is the number of this step, (1,)."""
+def update_(config: OptimizerConfig, lr: float, call: Call, gradients: list[Tensor]) -> None:
+    """Steps the tensors of a call."""
     if config.name == "sgd":
         momentum = config.effective_momentum
         torch._fused_sgd_(
@@ -108,7 +58,7 @@ def update_(config: OptimizerConfig, lr: float, call: Call, gradients: list[Tens
         call.first,
         call.second,
         [],
-        [count] * len(gradients),
+        call.counts,
         lr=lr,
         beta1=config.betas[0],
         beta2=config.betas[1],

@@ -1,7 +1,7 @@
 """One optimizer for a population: every member by its own rule and hyperparameters, with the fused kernels of PyTorch.
 
 A member's part of every stacked tensor is contiguous, so a fused kernel takes the parts as they lie; nothing is copied,
-and a member that has stopped costs nothing. Members with equal settings, such as replicates, share one call. That is
+and a member that has stopped costs nothing. Members with equal settings, such as replicates, share their calls. That is
 for the CPU; elsewhere all members are updated by one formula (`mlp_lab/population/joint.py`).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.errors import UserError
-from mlp_lab.population.fused import Alike, Call, clip_, update_
+from mlp_lab.population.fused import Call, clip_, joined, update_
 from mlp_lab.population.joint import JointUpdate, Share
 from mlp_lab.population.stack import Population
 from mlp_lab.training.optimizers import OptimizerConfig
@@ -61,6 +61,8 @@ class StackOptimizer(Optimizer):
         _check(configs, clip, members)
         super().__init__(population.parameters(), {"lr": configs[0].lr})
         self.configs = list(configs)
+        kinds = [replace(config, lr=1.0) for config in configs]
+        self._kinds = [kinds.index(kind) for kind in kinds]  # a number for all settings but the rate
         self.lr = [config.lr for config in configs]
         """Learning rate of each member's next step."""
         self.active = [True] * members
@@ -80,8 +82,7 @@ class StackOptimizer(Optimizer):
         # Made when the first step is taken, or a state was loaded:
         self._calls: list[list[Call]] = []  # per member
         self._update: JointUpdate | None = None
-        self._alike: Alike | None = None
-        self._equal = len({replace(config, lr=1.0) for config in configs}) == 1 and min(self.clip) == math.inf
+        self._joined: dict[tuple[int, ...], list[Call]] = {}  # of members that share their calls
         self.state["steps"] = torch.zeros(members, device=device)  # type: ignore[index]
         averaged = any(config.name != "sgd" for config in configs)
         for parameter in self._parameters:
@@ -121,30 +122,39 @@ class StackOptimizer(Optimizer):
             self._update = self._update or self._make_joint()
             self._update.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
             return
-        if self._equal and len(set(self.lr)) == 1 and all(one.grad is not None for one in self._parameters):
-            self._alike = self._alike or self._make_alike()
-            self._alike.step(self.lr[0], self.active, self.state["steps"])  # type: ignore[index]
-            return
         self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
         gradients = [
-            () if parameter.grad is None else torch.split(parameter.grad.view(-1), sizes)
+            () if parameter.grad is None else torch.split_with_sizes(parameter.grad.view(-1), sizes)
             for parameter, sizes in zip(self._parameters, self._sizes, strict=True)
         ]
-        counts = torch.split(self.state["steps"], 1)  # type: ignore[index]
+        groups: dict[tuple[int, float], list[int]] = {}  # members that share settings and rate share calls
         for member, active in enumerate(self.active):
-            if not active:
-                continue
-            counts[member].add_(1)
-            calls = [(call, [gradients[tensor][chunk] for tensor, chunk in call.parts]) for call in self._calls[member]]
-            if self.clip[member] < math.inf:
-                every = [gradient for _, some in calls for gradient in some]
-                self.norms[member] = clip_(every, self.clip[member])
-            for call, some in calls:
-                update_(self.configs[member], self.lr[member], call, some, counts[member])
+            if active:
+                groups.setdefault((self._kinds[member], self.lr[member]), []).append(member)
+        self.state["steps"].add_(torch.tensor(self.active))  # type: ignore[index]
+        for (_, lr), members in groups.items():
+            for member in members:
+                if self.clip[member] < math.inf:
+                    every = [gradients[tensor][chunk] for call in self._calls[member] for tensor, chunk in call.parts]
+                    self.norms[member] = clip_(every, self.clip[member])
+            for call in self._calls_for(tuple(members)):
+                update_(self.configs[members[0]], lr, call, [gradients[tensor][chunk] for tensor, chunk in call.parts])
+
+    def _calls_for(self, members: tuple[int, ...]) -> list[Call]:
+        """Returns the calls that members with equal settings share."""
+        if len(members) == 1:
+            return self._calls[members[0]]
+        if members not in self._joined:
+            kinds: dict[float, list[Call]] = {}
+            for member in members:
+                for call in self._calls[member]:
+                    kinds.setdefault(call.weight_decay, []).append(call)
+            self._joined[members] = [joined(calls) for calls in kinds.values()]
+        return self._joined[members]
 
     def _forget(self) -> None:
         """Lets go of the views of a state that another one has taken the place of."""
-        self._calls, self._update, self._alike = [], None, None
+        self._calls, self._joined, self._update = [], {}, None
 
     def _make_joint(self) -> JointUpdate:
         """Lays the moments behind one another, as views of which the state has them from now on."""
@@ -162,12 +172,6 @@ class StackOptimizer(Optimizer):
             for chunk, size in enumerate(sizes)
         ]
         return JointUpdate(self._parameters, flat.get("first"), flat.get("second"), shares, self.configs, self.clip)
-
-    def _make_alike(self) -> Alike:
-        decayed = {part.tensor: part.decayed for parts in self._parts for part in parts}
-        states = [self.state[parameter] for parameter in self._parameters]
-        shares = [self._shares(parts, "value") + self.moments(member) for member, parts in enumerate(self._parts)]
-        return Alike(self.configs[0], self._parameters, states, decayed, shares)
 
     def moments(self, member: int) -> list[Tensor]:
         """Returns a member's moments as views of the state."""
@@ -189,8 +193,11 @@ class StackOptimizer(Optimizer):
         for weight_decay in sorted({0.0, config.weight_decay}):
             parts = [part for part in self._parts[member] if part.decayed == (weight_decay > 0)]
             if parts:
-                shares = (self._shares(parts, name) for name in ("value", "first", "second"))
-                calls.append(Call([(part.tensor, part.chunk) for part in parts], weight_decay, *shares))
+                values, first, second = (self._shares(parts, name) for name in ("value", "first", "second"))
+                counts = [self.state["steps"][member : member + 1]] * len(parts)  # type: ignore[index]
+                calls.append(
+                    Call([(part.tensor, part.chunk) for part in parts], weight_decay, values, first, second, counts)
+                )
         return calls
 
     def _shares(self, parts: Sequence[Part], name: str) -> list[Tensor]:

@@ -1,8 +1,6 @@
-"""Members with equal settings, which share one call: against PyTorch's own optimizers, and what stops among them."""
+"""Members with equal settings, which share their calls: against PyTorch's own optimizers, and what stops among them."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -25,7 +23,7 @@ def test_fifty_steps_are_those_of_torch(config: OptimizerConfig) -> None:
     mlps = members()
     population, optimizer = replicates(config)
     train_packed(population, optimizer, range(50))
-    assert optimizer._alike is not None
+    assert len(optimizer._joined) == 1
     for mlp, copy in zip(mlps, population.unstack(), strict=True):
         train_alone(mlp, config, None, range(50))
         assert distance(mlp, copy) < 1e-12
@@ -47,15 +45,13 @@ def test_a_member_that_stops_keeps_its_bits_and_takes_none_from_the_others() -> 
     assert optimizer.state["steps"].tolist() == [3.0 if number == 3 else 6.0 for number in range(7)]  # type: ignore[index]
 
 
-def test_gradients_that_are_not_finite_do_not_reach_a_member_that_has_stopped() -> None:
-    population, optimizer = replicates()
-    train_packed(population, optimizer, range(2))
-    optimizer.active[2] = False
-    before = population.unstack()[2]
-    for number, parameter in enumerate(population.parameters()):
-        parameter.grad = torch.full_like(parameter, math.nan if number == 0 else 0.0)
-    optimizer.step()
-    assert distance(before, population.unstack()[2]) == 0
+def test_bits_do_not_depend_on_who_shares_a_call() -> None:
+    shared, optimizer = replicates()
+    train_packed(shared, optimizer, range(5))
+    apart, optimizer = replicates()
+    optimizer._kinds = list(range(len(apart)))
+    train_packed(apart, optimizer, range(5))
+    assert all(distance(one, other) == 0 for one, other in zip(shared.unstack(), apart.unstack(), strict=True))
 
 
 def test_rates_that_differ_are_each_members_own() -> None:
@@ -63,10 +59,20 @@ def test_rates_that_differ_are_each_members_own() -> None:
     population, optimizer = replicates()
     optimizer.lr[4] = 3e-2
     train_packed(population, optimizer, range(10))
-    assert optimizer._alike is None
+    assert [len(members) for members in optimizer._joined] == [6]
     for number, (mlp, copy) in enumerate(zip(mlps, population.unstack(), strict=True)):
         config = OptimizerConfig(name="adamw", lr=3e-2 if number == 4 else 1e-2, weight_decay=0.1)
         train_alone(mlp, config, None, range(10))
+        assert distance(mlp, copy) < 1e-12
+
+
+@pytest.mark.parametrize("limit", [None, 0.1])
+def test_clipping_is_each_members_own(limit: float | None) -> None:
+    mlps, clip = members(), [limit, 0.5, None, 1e-3, limit, None, limit]
+    population = Population.stack(mlps)
+    train_packed(population, StackOptimizer(population, [ADAMW] * len(mlps), clip), range(20))
+    for mlp, copy, its_clip in zip(mlps, population.unstack(), clip, strict=True):
+        train_alone(mlp, ADAMW, its_clip, range(20))
         assert distance(mlp, copy) < 1e-12
 
 

@@ -43,7 +43,7 @@ class Together(Alone):
         seeds: Runs per trial.
         prune: Codes of verdicts that end a trial.
         chunks: Where stacks are kept in training, so that they go on after they were cut off.
-        memory: Bytes that a stack may take; None means `SHARE` of what is free.
+        memory: Bytes that a stack may take, or a run alone; None means `SHARE` of what is free.
         fewest: Members that are worth a stack; fewer are trained alone.
     """
 
@@ -105,12 +105,12 @@ class Together(Alone):
         for point in points:
             try:
                 runs = self._runs(point)
-                size = self._size(runs)
+                size = sum(self._size(run) for run in runs)
             except UserError as error:
                 course = Course(state="failed", error=str(error))
                 tell(self.outcome(point.number, [course], 0.0))
                 continue
-            if stackable(runs[0]):
+            if stackable(runs[0]) and (self.memory is None or size <= self.memory):
                 together.append((point, runs, size))
             else:
                 alone.append(point)
@@ -121,16 +121,15 @@ class Together(Alone):
             alone += self._train_stack(group, runs, judge, tell) if len(runs) >= self.fewest else group
         super().train(alone, judge, tell)
 
-    def _size(self, runs: Sequence[Run]) -> int:
-        """Returns the bytes that a trial's runs take in a stack.
+    def _size(self, run: Run) -> int:
+        """Returns the bytes that a run takes in a stack; alone it takes hardly less.
 
         Raises:
-            UserError: They are more than `memory`.
+            UserError: They are more than `memory`, so that it may not even be trained alone.
         """
-        size, joint = 0, torch.cuda.is_available()
-        for run in runs:
-            mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
-            size += member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
+        mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
+        joint = torch.cuda.is_available()
+        size = member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
         if self.memory is not None and size > self.memory:
             raise UserError(
                 f"memory: a trial of about {mega(size)} does not fit into {mega(self.memory)}; allow more, or make the "

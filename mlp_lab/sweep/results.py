@@ -74,10 +74,15 @@ def write_results(directory: Path, study: Study, space: Space, base: Mapping[str
     if not best or len(metrics) > 1:
         return
     trial = best[0]
-    seed = int(trial.user_attrs.get("seed", 0))
-    point = Point(number=trial.number, seed=seed, settings=space.from_params(trial.params))
+    point = point_of(trial, space)
     head = f"# Trial {trial.number} of the study {study.study_name}: {metrics[0]} {trial.values[0]:.6g}.\n"
     write_text(directory / "best.yaml", head + yaml.safe_dump(trial_config(base, point), sort_keys=False))
+
+
+def point_of(trial: FrozenTrial, space: Space) -> Point:
+    """Returns the point of a trial that was told."""
+    seed = int(trial.user_attrs.get("seed", 0))
+    return Point(number=trial.number, seed=seed, settings=space.from_params(trial.params))
 
 
 def trials_csv(study: Study, metrics: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.interrupts import terminable, uninterrupted
 from mlp_lab.sweep.pruning import Nothing, build_judge
-from mlp_lab.sweep.results import Progress, print_top, write_results
+from mlp_lab.sweep.results import Progress, point_of, print_top, write_results
 from mlp_lab.sweep.runs import Backend, Judge, Outcome, Point
 from mlp_lab.sweep.samplers import ONLY_COMPLETE, Grid, Maker, sampler_maker
 from mlp_lab.sweep.settings import SweepSettings
@@ -171,6 +171,9 @@ class Search:
                 f"going on with the study {self.study.study_name!r}: {before.finished} trials are finished{again}"
             )
         self.chunks.clean(self.trials.unfinished)
+        for trial in self.dashboard.missing():
+            self.dashboard.trial(trial, point_of(trial, self.space))
+        self.dashboard.end_batch()
         while (count := self._next()) > 0:
             self._batch(count)
             self.trials.rescue()

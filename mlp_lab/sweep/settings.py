@@ -167,7 +167,8 @@ class SweepSettings:
     population: int = 16
     """Trials that are asked and trained together; 1 is one at a time."""
     memory: float | None = None
-    """GB that trials may take together: more are trained in parts; null means 0.8 of what is free on the device."""
+    """GB that trials may take together: more are trained in parts, and a trial whose seeds are too many for it one seed
+    after another; one network that takes more has failed. null means 0.8 of what is free on the device."""
     checkpoint_seconds: float | None = 30.0
     """Least time between two checkpoints of trials that are trained together; null or 0 writes none."""
     seeds: int = 1

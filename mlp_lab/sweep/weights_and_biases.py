@@ -1,6 +1,8 @@
 """A search on Weights & Biases: a group with the study's name, and in it a run per trial or per population.
 
-A run is written when its trials have ended, from what the study keeps of them; its id is that of the first trial.
+A run is written when its trials have ended, from what the study keeps of them; its id is that of the first trial. The
+study notes which trials are shown: what a worker told and was killed before it showed, the next search on its machine
+shows.
 """
 
 from __future__ import annotations
@@ -13,14 +15,18 @@ from optuna import Study
 from optuna.trial import FrozenTrial
 
 from mlp_lab.errors import UserError
+from mlp_lab.sweep.facts import WORKER
+from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.results import state_of, trial_config
 from mlp_lab.sweep.runs import Point
 from mlp_lab.sweep.settings import WandbSettings
+from mlp_lab.sweep.workers import alive
 from mlp_lab.training.weights_and_biases import is_offline, open_run
 
 MOST = 50  # trials that `auto` gives a run each
 EPOCH = "epoch"
+SHOWN = "wandb "  # attributes of the study: this and a run's first trial, with the numbers of its trials
 
 
 def check_login(settings: WandbSettings) -> None:
@@ -89,13 +95,30 @@ class Dashboard:
         if self.runs == "population":
             self._batch.append((trial, point))
         elif self.runs == "trial":
-            self._write(trial, self._page(trial, point))
+            self._write([trial], self._page(trial, point))
 
     def end_batch(self) -> None:
         """Shows the population whose trials were told."""
         batch, self._batch = sorted(self._batch, key=lambda one: one[0].number), []
         if batch:
-            self._write(batch[0][0], self._joint_page(batch))
+            self._write([trial for trial, _ in batch], self._joint_page(batch))
+
+    @uninterrupted()
+    def missing(self) -> list[FrozenTrial]:
+        """Returns the trials that were told by workers of this machine which have died, and are not shown."""
+        if self.runs == "none":
+            return []
+        facts = self.study.user_attrs
+        shown = {number for key, numbers in facts.items() if key.startswith(SHOWN) for number in numbers}
+        trials = self.study.get_trials(deepcopy=False)
+        told = [
+            one for one in trials if one.state.is_finished() and state_of(one) != "lost" and one.number not in shown
+        ]
+        return [one for one in told if alive(one.user_attrs.get(WORKER, "")) is False]
+
+    @uninterrupted()
+    def _note(self, numbers: Sequence[int]) -> None:
+        self.study.set_user_attr(f"{SHOWN}{numbers[0]}", list(numbers))  # a key for each run: workers may write at once
 
     def _page(self, trial: FrozenTrial, point: Point) -> Page:
         """Puts one trial into a run."""
@@ -130,10 +153,11 @@ class Dashboard:
         first = {"diagnosis/first": codes[0]} if codes else {}
         return {**dict(zip(self.metrics, trial.values or [], strict=False)), **facts, "state": state_of(trial), **first}
 
-    def _write(self, first: FrozenTrial, page: Page) -> None:
+    def _write(self, trials: Sequence[FrozenTrial], page: Page) -> None:
         """Writes a run; what W&B cannot do costs the search nothing but this run."""
         import wandb
 
+        first = trials[0]
         try:
             run = open_run(
                 "wandb.runs",
@@ -157,5 +181,6 @@ class Dashboard:
                 run.log(row)
             run.summary.update(page.summary)
             run.finish(page.status)
+            self._note([trial.number for trial in trials])
         except (UserError, wandb.errors.Error, OSError) as error:
             self.show(f"wandb: {page.name} is not shown ({error}); it is kept in the study")

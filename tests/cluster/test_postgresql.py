@@ -17,7 +17,7 @@ from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import storage_url
 from tests.cluster.servers import free_port
-from tests.sweep.quadratic import Quadratic, check_whole, sweep, wait_for_trials, worker
+from tests.sweep.quadratic import Quadratic, check_whole, sweep, wait_for_batch, wait_for_trials, worker
 
 pytestmark = pytest.mark.cluster
 
@@ -39,7 +39,7 @@ def test_it_finds_the_least_and_goes_on(storage: str, tmp_path: Path) -> None:
 def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 12, 1.0, storage) as process:
         wait_for_trials(process, 4)
-        time.sleep(0.3)  # into the second batch
+        wait_for_batch(process)
         process.send_signal(end)
         process.communicate()
     study = search(storage, tmp_path, 12)
@@ -74,7 +74,7 @@ def test_workers_that_start_at_once_make_one_study(storage: str, tmp_path: Path)
 def test_a_trial_on_a_lost_machine_is_given_up_after_the_grace_period(storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 8, 1.0, storage) as process:
         wait_for_trials(process, 4)
-        time.sleep(0.3)
+        wait_for_batch(process)
         process.kill()
         process.communicate()
     study = optuna.load_study(study_name="parabola", storage=storage_url(storage, tmp_path))

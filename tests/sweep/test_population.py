@@ -150,3 +150,14 @@ def test_a_budget_of_memory_splits_a_batch_and_refuses_what_exceeds_it(stacked: 
     assert re.fullmatch(
         r"memory: a trial of about \d.* does not fit into \d.*; allow more, or make .*", told[4].error or ""
     )
+
+
+def test_seeds_that_do_not_fit_together_are_trained_one_after_another(stacked: list[int]) -> None:
+    one = member_bytes(Digits().build(dotted({"width": 16}), 0).module.model, 128)
+    roomy = train(Together(Digits(), batch=1, seeds=3, memory=3 * one, **ONE), [{"width": 16}])
+    assert set(stacked) == {3}
+    stacked.clear()
+    tight = train(Together(Digits(), batch=1, seeds=3, memory=2 * one, **ONE), [{"width": 16}])
+    assert stacked == []
+    assert (tight[0].state, roomy[0].state) == ("complete", "complete")
+    assert tight[0].values == pytest.approx(roomy[0].values, rel=1e-3)  # float32

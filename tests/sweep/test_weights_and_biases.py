@@ -13,7 +13,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.sweep.search import run_sweep
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import open_storage, storage_url
-from tests.sweep.quadratic import ROOT, Quadratic, outcome, sweep
+from tests.sweep.quadratic import ROOT, Quadratic, outcome, sweep, worker
 from tests.training.test_weights_and_biases import records
 
 WORDS = ["sweep", "--config", str(ROOT / "sweeps" / "digits.yaml"), "--trials", "4", "--population", "4"]
@@ -101,6 +101,20 @@ def test_a_failed_trial_is_a_failed_run(tmp_path: Path) -> None:
     assert of_kind(log, "exit")[0]["exit_code"] == 1
     assert summary(log)["state"] == "failed"
     assert summary(log)["diagnosis/first"] == "nonfinite"
+
+
+@pytest.mark.parametrize(("runs", "count"), [("trial", 4), ("population", 1)])
+def test_what_a_dead_worker_has_told_and_not_shown_is_shown_once(runs: str, count: int, tmp_path: Path) -> None:
+    with worker(tmp_path, 4, 0.0) as process:  # it shows nothing, as one that is killed in between
+        told = process.communicate()[0]
+    assert process.returncode == 0, told
+    for trials, more in ((4, 0), (5, 1), (5, 0)):
+        before = len(logs(tmp_path)) or count
+        study = search(tmp_path, runs, trials=trials)
+        assert len(logs(tmp_path)) == before + more
+    first = next(log for name, log in logs(tmp_path).items() if "-parabola-0-" in f"-{name}")
+    best = study.trials[0] if runs == "trial" else min(study.trials[:4], key=lambda trial: trial.value)
+    assert summary(first)["val/loss"] == best.value
 
 
 def test_no_run_is_written_unless_asked(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Flags:
 
     def __init__(self, members: int, steps: int, device: torch.device) -> None:
         self.step = torch.full((), steps, dtype=torch.int64, device=device)
+        """Optimizer steps before the next one; each look counts on."""
         self.failed_at = torch.zeros(members, dtype=torch.int64, device=device)  # 0 for those that are finite
 
     def look(self, losses: Tensor, alive: Tensor) -> None:

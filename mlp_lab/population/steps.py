@@ -75,6 +75,8 @@ class SteppedPopulation(ScoredPopulation):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the sum of the active members' mean losses."""
         self._running.rows += batch.count
+        if self._flags is not None:
+            self._flags.step.fill_(self.trainer.global_step)  # which several batches may share; a graph counts on
         return self._batch_loss(batch)
 
     def _batch_loss(self, batch: Batch) -> Tensor:

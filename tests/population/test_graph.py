@@ -281,7 +281,7 @@ def test_on_a_gpu_replays_are_the_steps(build: Any, monkeypatch: pytest.MonkeyPa
     assert list(with_graph.finished) == list(without.finished)
     for number, (one, two) in enumerate(zip(with_graph.networks(), without.networks(), strict=True)):
         wild = epochs == 8 and number in (1, 3, 4)  # a rate far too high amplifies rounding
-        assert wild or distance(one.cpu(), two.cpu()) < 1e-9, number
+        assert wild or number in without.failed or distance(one.cpu(), two.cpu()) < 1e-9, number
 
 
 @pytest.mark.gpu

@@ -135,6 +135,17 @@ def test_a_member_that_explodes_changes_no_bit_of_another_where_the_host_runs_ah
     assert all(bool(value.isfinite().all()) for value in states(wild)[1].values())
 
 
+def test_the_step_of_a_failure_is_told_where_gradients_are_accumulated() -> None:
+    found = []
+    for deferred in (False, True):
+        population = PopulationModule(exploding())
+        population.deferred = deferred
+        fit(population, accumulate_grad_batches=2)
+        found.append(population.failed)
+    assert found[0] == found[1]
+    assert list(found[0]) == [1]
+
+
 def test_where_all_explode_the_run_stops_at_the_end_of_the_burst() -> None:
     population = PopulationModule([exploding()[1] for _ in range(2)])
     population.deferred = True

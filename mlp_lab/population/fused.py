@@ -1,72 +1,125 @@
-"""The fused kernels of PyTorch on parts of a population."""
+"""The update on the CPU: fused kernels of PyTorch on the parts of each member, as they lie in the stack.
+
+A kernel takes every tensor of its list by itself, so members with equal settings and rates share a call, and no bit of
+one depends on who shares it. What a step needs apart from gradients is laid out once and kept until a rate changes or a
+member stops: for small members the kernels take less time than the Python around them.
+
+Symbols: K members.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlp_lab.training.optimizers import OptimizerConfig
 
+Tensors = Sequence[Tensor]
 
-class Call(NamedTuple):
-    """One call of a fused kernel: tensors that decay alike."""
 
-    parts: list[tuple[int, int]]
-    """Of each, the number of the parameter, and of the share among those of the parameter."""
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Parts of one member that decay alike; each list has an entry per part."""
+
+    places: list[int]
+    """Where its gradient stands among those of all parts of the stack."""
     weight_decay: float
+    """Of all of them."""
     values: list[Tensor]
+    """The weights, as views."""
     first: list[Tensor]
+    """First moment or momentum; empty where there is none."""
     second: list[Tensor]
+    """Second moment, likewise."""
     counts: list[Tensor]
-    """Of each, the number of the step, (1,)."""
+    """Number of the step, (1,)."""
 
 
-def joined(calls: Sequence[Call]) -> Call:
-    """Returns one call for the tensors of several that decay alike.
+class FusedUpdate:
+    """Updates the active members in place.
 
-    The kernel takes every tensor by itself, so a member's bits do not depend on who shares its call.
+    Args:
+        configs: of each member; their learning rates are not used.
+        clip: per member the largest norm of its gradient, infinite where it has none.
+        parts: of each member.
     """
-    fields = zip(*((c.parts, c.values, c.first, c.second, c.counts) for c in calls), strict=True)
-    parts, *tensors = ([one for field in of_calls for one in field] for of_calls in fields)
-    return Call(parts, calls[0].weight_decay, *tensors)
+
+    def __init__(
+        self, configs: Sequence[OptimizerConfig], clip: Sequence[float], parts: Sequence[Sequence[Parts]]
+    ) -> None:
+        self.configs, self.clip, self.parts = list(configs), list(clip), [list(some) for some in parts]
+        self.kinds = [_kind(config) for config in configs]
+        """Settings that members must share to share a call."""
+        self._planned: tuple[list[float], list[bool]] = ([], [])
+        self._calls: list[Callable[[Tensors], None]] = []
+        self._clipped: list[int] = []
+
+    def step(
+        self, gradients: Tensors, rates: Sequence[float], active: Sequence[bool], steps: Tensor, norms: list[float]
+    ) -> None:
+        """Takes a step.
+
+        Args:
+            gradients: of all parts of the stack.
+            rates: of the members.
+            active: whether a member is updated.
+            steps: (K,) that each has taken; advanced.
+            norms: gets those of the gradients that are clipped, before they are.
+        """
+        if self._planned != (rates, active):
+            self._plan(list(rates), list(active))
+        steps.add_(self._advance)
+        for member in self._clipped:
+            every = [gradients[place] for parts in self.parts[member] for place in parts.places]
+            norms[member] = clip_(every, self.clip[member])
+        for call in self._calls:
+            call(gradients)
+
+    def _plan(self, rates: list[float], active: list[bool]) -> None:
+        """Groups members into calls."""
+        groups: dict[tuple[object, float, float], list[tuple[int, Parts]]] = {}
+        for member in (member for member, alive in enumerate(active) if alive):
+            for parts in self.parts[member]:
+                key = self.kinds[member], rates[member], parts.weight_decay
+                groups.setdefault(key, []).append((member, parts))
+        self._calls = [
+            kernel_call(self.configs[group[0][0]], rate, weight_decay, [parts for _, parts in group])
+            for (_, rate, weight_decay), group in groups.items()
+        ]
+        self._clipped = [k for k, alive in enumerate(active) if alive and self.clip[k] < math.inf]
+        self._advance = torch.tensor(active, dtype=torch.float32)
+        self._planned = (rates, active)
 
 
-def update_(config: OptimizerConfig, lr: float, call: Call, gradients: list[Tensor]) -> None:
-    """Steps the tensors of a call."""
+def kernel_call(
+    config: OptimizerConfig, lr: float, weight_decay: float, group: Sequence[Parts]
+) -> Callable[[Tensors], None]:
+    """Returns a function of all gradients that steps some parts by one call of a fused kernel."""
+    places, values, first, second, counts = (
+        [one for parts in group for one in getattr(parts, name)]
+        for name in ("places", "values", "first", "second", "counts")
+    )
+    take: Callable[[Tensors], Any] = itemgetter(*places) if len(places) > 1 else lambda every: (every[places[0]],)
+    settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "maximize": False}
     if config.name == "sgd":
         momentum = config.effective_momentum
-        torch._fused_sgd_(
-            call.values,
-            gradients,
-            call.first if momentum else [],
-            weight_decay=call.weight_decay,
-            momentum=momentum,
-            lr=lr,
-            dampening=0.0,
-            nesterov=config.effective_nesterov,
-            maximize=False,
-            is_first_step=False,  # a momentum of zeros makes the first step what torch makes it
-        )
-        return
+        settings |= {"momentum": momentum, "dampening": 0.0, "nesterov": config.effective_nesterov}
+        settings["is_first_step"] = False  # a momentum of zeros makes the first step what torch makes it
+        momenta = first if momentum else []
+        return lambda every: torch._fused_sgd_(values, take(every), momenta, **settings)
     kernel = torch._fused_adamw_ if config.name == "adamw" else torch._fused_adam_
-    kernel(
-        call.values,
-        gradients,
-        call.first,
-        call.second,
-        [],
-        call.counts,
-        lr=lr,
-        beta1=config.betas[0],
-        beta2=config.betas[1],
-        weight_decay=call.weight_decay,
-        eps=config.eps,
-        amsgrad=False,
-        maximize=False,
-    )
+    settings |= {"beta1": config.betas[0], "beta2": config.betas[1], "eps": config.eps, "amsgrad": False}
+    return lambda every: kernel(values, take(every), first, second, [], counts, **settings)
+
+
+def _kind(config: OptimizerConfig) -> object:
+    return tuple(value for name, value in sorted(vars(config).items()) if name != "lr")
 
 
 def clip_(gradients: list[Tensor], limit: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,13 +17,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlp_lab.errors import UserError
-from mlp_lab.population.fused import Call, clip_, joined, update_
+from mlp_lab.population.fused import FusedUpdate, Parts
 from mlp_lab.population.joint import JointUpdate, Share
 from mlp_lab.population.stack import Population
 from mlp_lab.training.optimizers import OptimizerConfig
 
 RULES = ("sgd", "adam", "adamw")
 """Optimizers that a population has; a member with another one is trained alone."""
+
+
+SHARES = {"values": "value", "first": "first", "second": "second"}
 
 
 class Part(NamedTuple):
@@ -61,8 +64,6 @@ class StackOptimizer(Optimizer):
         _check(configs, clip, members)
         super().__init__(population.parameters(), {"lr": configs[0].lr})
         self.configs = list(configs)
-        kinds = [replace(config, lr=1.0) for config in configs]
-        self._kinds = [kinds.index(kind) for kind in kinds]  # a number for all settings but the rate
         self.lr = [config.lr for config in configs]
         """Learning rate of each member's next step."""
         self.active = [True] * members
@@ -80,9 +81,8 @@ class StackOptimizer(Optimizer):
         """`lr` on the device; kept where the update is joint."""
         self._sent: tuple[list[float], list[bool]] = ([], [])  # rates and active members that the device knows
         # Made when the first step is taken, or a state was loaded:
-        self._calls: list[list[Call]] = []  # per member
-        self._update: JointUpdate | None = None
-        self._joined: dict[tuple[int, ...], list[Call]] = {}  # of members that share their calls
+        self._fused: FusedUpdate | None = None
+        self._joint: JointUpdate | None = None
         self.state["steps"] = torch.zeros(members, device=device)  # type: ignore[index]
         averaged = any(config.name != "sgd" for config in configs)
         for parameter in self._parameters:
@@ -119,42 +119,18 @@ class StackOptimizer(Optimizer):
         """Updates every active member by the gradients that there are."""
         if self.joint:
             every = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._parameters]
-            self._update = self._update or self._make_joint()
-            self._update.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
+            self._joint = self._joint or self._make_joint()
+            self._joint.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
             return
-        self._calls = self._calls or [self._calls_of(member) for member in range(len(self.configs))]
-        gradients = [
-            () if parameter.grad is None else torch.split_with_sizes(parameter.grad.view(-1), sizes)
-            for parameter, sizes in zip(self._parameters, self._sizes, strict=True)
-        ]
-        groups: dict[tuple[int, float], list[int]] = {}  # members that share settings and rate share calls
-        for member, active in enumerate(self.active):
-            if active:
-                groups.setdefault((self._kinds[member], self.lr[member]), []).append(member)
-        self.state["steps"].add_(torch.tensor(self.active))  # type: ignore[index]
-        for (_, lr), members in groups.items():
-            for member in members:
-                if self.clip[member] < math.inf:
-                    every = [gradients[tensor][chunk] for call in self._calls[member] for tensor, chunk in call.parts]
-                    self.norms[member] = clip_(every, self.clip[member])
-            for call in self._calls_for(tuple(members)):
-                update_(self.configs[members[0]], lr, call, [gradients[tensor][chunk] for tensor, chunk in call.parts])
-
-    def _calls_for(self, members: tuple[int, ...]) -> list[Call]:
-        """Returns the calls that members with equal settings share."""
-        if len(members) == 1:
-            return self._calls[members[0]]
-        if members not in self._joined:
-            kinds: dict[float, list[Call]] = {}
-            for member in members:
-                for call in self._calls[member]:
-                    kinds.setdefault(call.weight_decay, []).append(call)
-            self._joined[members] = [joined(calls) for calls in kinds.values()]
-        return self._joined[members]
+        flat = [(torch.zeros_like(one) if one.grad is None else one.grad).view(-1) for one in self._parameters]
+        pairs = zip(flat, self._sizes, strict=True)
+        gradients = [share for one, sizes in pairs for share in torch.split_with_sizes(one, sizes)]
+        self._fused = self._fused or self._make_fused()
+        self._fused.step(gradients, self.lr, self.active, self.state["steps"], self.norms)  # type: ignore[index]
 
     def _forget(self) -> None:
         """Lets go of the views of a state that another one has taken the place of."""
-        self._calls, self._joined, self._update = [], {}, None
+        self._fused = self._joint = None
 
     def _make_joint(self) -> JointUpdate:
         """Lays the moments behind one another, as views of which the state has them from now on."""
@@ -188,17 +164,19 @@ class StackOptimizer(Optimizer):
         kept.state["steps"].copy_(self.state["steps"][list(members)])  # type: ignore[index]
         return kept
 
-    def _calls_of(self, member: int) -> list[Call]:
-        config, calls = self.configs[member], []
-        for weight_decay in sorted({0.0, config.weight_decay}):
-            parts = [part for part in self._parts[member] if part.decayed == (weight_decay > 0)]
-            if parts:
-                values, first, second = (self._shares(parts, name) for name in ("value", "first", "second"))
-                counts = [self.state["steps"][member : member + 1]] * len(parts)  # type: ignore[index]
-                calls.append(
-                    Call([(part.tensor, part.chunk) for part in parts], weight_decay, values, first, second, counts)
-                )
-        return calls
+    def _make_fused(self) -> FusedUpdate:
+        starts = list(accumulate(map(len, self._sizes), initial=0))
+        steps: Tensor = self.state["steps"]  # type: ignore[index]
+        every: list[list[Parts]] = []
+        for member, (config, parts) in enumerate(zip(self.configs, self._parts, strict=True)):
+            every.append([])
+            for weight_decay in sorted({0.0, config.weight_decay}):
+                if some := [part for part in parts if part.decayed == (weight_decay > 0)]:
+                    tensors = {name: self._shares(some, key) for name, key in SHARES.items()}
+                    places = [starts[part.tensor] + part.chunk for part in some]
+                    counts = [steps[member : member + 1]] * len(some)
+                    every[-1].append(Parts(places=places, weight_decay=weight_decay, counts=counts, **tensors))
+        return FusedUpdate(self.configs, self.clip, every)
 
     def _shares(self, parts: Sequence[Part], name: str) -> list[Tensor]:
         """Returns the parts of parameters or of a moment; none, where no member keeps that moment."""

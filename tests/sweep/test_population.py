@@ -141,6 +141,17 @@ def test_one_or_two_members_are_not_worth_a_stack(stacked: list[int]) -> None:
         assert set(stacked) == members
 
 
+@pytest.mark.parametrize(("few_rows", "members"), [(128, 3), (127, 4)])  # batches have 128
+def test_heavy_networks_are_trained_alone_in_small_batches(
+    few_rows: int, members: int, stacked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_lab.sweep.population.HEAVY", 5_000)
+    monkeypatch.setattr("mlp_lab.sweep.population.FEW_ROWS", few_rows)
+    told = train(Together(Digits(), batch=4, **ONE), [{"width": width} for width in (8, 100, 9, 10)])
+    assert {one.state for one in told.values()} == {"complete"}
+    assert set(stacked) == {members}
+
+
 def test_a_budget_of_memory_splits_a_batch_and_refuses_what_exceeds_it(stacked: list[int]) -> None:
     one = member_bytes(Digits().build(dotted({"width": 16}), 0).module.model, 128)
     backend = Together(Digits(), batch=4, fewest=1, memory=3 * one, **ONE)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mlp_lab.errors import NonFiniteError
 from mlp_lab.population.scoring import ScoredPopulation
+from mlp_lab.training.finite import all_finite
 
 
 def freeze_(module: ScoredPopulation, places: Sequence[int], steps: Sequence[int]) -> None:
@@ -33,6 +34,25 @@ def freeze_(module: ScoredPopulation, places: Sequence[int], steps: Sequence[int
     members = len(module.scores)
     if not any(optimizer.active) and len(module.failed) == members:
         raise NonFiniteError(f"the losses of all {members} members are not finite", None)
+
+
+def freeze_broken_(module: ScoredPopulation) -> None:
+    """Freezes members that have come out of a step with a weight, a statistic or a moment that is not finite.
+
+    Their losses would say so one step later; a checkpoint of all would be refused for them. The statistics of a batch
+    norm also go on in a member that is frozen: they are cleaned again.
+
+    Raises:
+        NonFiniteError: No member is left that is finite.
+    """
+    optimizer, population = module.stack_optimizer, module.population
+    moments = [value for state in optimizer.state.values() if isinstance(state, dict) for value in state.values()]
+    if all_finite((*population.parameters(), *population.buffers(), *moments)):
+        return
+    places = range(len(module.numbers))
+    parts = [(*population.views(place).values(), *optimizer.moments(place)) for place in places]
+    broken = [place for place in places if not all_finite(parts[place])]
+    freeze_(module, broken, [module.trainer.global_step] * len(broken))
 
 
 class Flags:

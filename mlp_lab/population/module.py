@@ -20,6 +20,7 @@ from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
+from mlp_lab.population.freezing import freeze_broken_
 from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
@@ -164,6 +165,8 @@ class PopulationModule(SteppedPopulation):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds who is in the stack, who has left it and how, and the loss since it was last recorded."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            freeze_broken_(self)  # in place: the weights in the checkpoint are those of the stack
         checkpoint["population"] = {
             "numbers": self.numbers,
             "failed": self.failed,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mlp_lab.data.loader import Batch
-from mlp_lab.population.freezing import Flags, freeze_
+from mlp_lab.population.freezing import Flags, freeze_, freeze_broken_
 from mlp_lab.population.graph import StepGraph, can_capture
 from mlp_lab.population.losses import MemberLoss, spread
 from mlp_lab.population.rates import Rates
@@ -159,6 +159,8 @@ class SteppedPopulation(ScoredPopulation):
             return
         self._read_flags()
         trainer = self.trainer
+        if trainer.is_last_batch:
+            freeze_broken_(self)
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or trainer.is_last_batch or step == trainer.max_steps:
             self._record_training_loss(step)

@@ -33,6 +33,9 @@ class StackLevel(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    going: Tensor
+    """1 for each member whose statistics follow its batches, else 0."""
+    row_counts: Tensor
 
     def __init__(self, level: Level, mlps: Sequence[MLP], *, shared: bool) -> None:
         super().__init__()
@@ -49,10 +52,13 @@ class StackLevel(nn.Module):
             self.register_buffer("mean", torch.zeros(rows))
             self.register_buffer("variance", torch.ones(rows))
             self.register_buffer("batches", torch.zeros(level.hidden, dtype=torch.int64))
+            self.register_buffer("going", torch.ones(level.hidden, dtype=torch.int64), persistent=False)
+            self.register_buffer("row_counts", torch.tensor(level.outputs[: level.hidden]), persistent=False)
         learned = [width for width, name in zip(level.outputs, level.activations, strict=False) if name == "prelu"]
         self.slope = nn.Parameter(torch.zeros(len(learned))) if learned else None
         self._prelu_rows = sum(learned)
         self.register_buffer("slope_rows", torch.tensor(learned), persistent=False)
+        self._holding = False  # whether the statistics of some members stay as they are
         dropouts = [block.dropout for block in blocks]
         self.dropout = None
         if any(part is not None for part in dropouts):
@@ -133,10 +139,23 @@ class StackLevel(nn.Module):
 
     def _batch_norm(self, h: Tensor) -> Tensor:
         training = self.training and h.shape[1] > 1
+        guarded = training and self._holding
+        before = [(statistic, statistic.clone()) for statistic in (self.mean, self.variance)] if guarded else []
         if training:
-            cast(Tensor, self.batches).add_(1)
+            cast(Tensor, self.batches).add_(self.going)
         z = F.batch_norm(h.unsqueeze(0), self.mean, self.variance, self.scale, self.shift, training, MOMENTUM, EPS)
+        rows = self.going.repeat_interleave(self.row_counts, output_size=len(h)).bool() if guarded else self.going
+        for statistic, value in before:  # past autograd, which keeps them and does not read them in training
+            statistic.data.copy_(torch.where(rows, statistic, value))
         return z.squeeze(0)
+
+    def hold(self, going: Tensor, some: bool) -> None:
+        """Keeps what a pass changes in members as it is: those false in `going` (K,), as they stand in the stack."""
+        if self.dropout is not None:
+            self.dropout.passing.copy_(going[: self.plan.hidden])
+        if self.norm == "batch":
+            self._holding = some
+            self.going.copy_(going[: self.plan.hidden])
 
 
 def _skips(level: Level, skips: Sequence[bool], shared: bool) -> list[tuple[int, int, int]]:

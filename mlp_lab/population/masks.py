@@ -34,6 +34,8 @@ class StackDropout(nn.Module):
     """
 
     counters: Tensor
+    passing: Tensor
+    """What a pass adds to the count of each member, (n,)."""
 
     def __init__(self, parts: Sequence[Dropout | None], rows: Sequence[int]) -> None:
         super().__init__()
@@ -42,6 +44,7 @@ class StackDropout(nn.Module):
         self.alpha = any(isinstance(part, AlphaDropout) for part in parts)
         state = [(part.seed, part.passes) if part is not None else (0, 0) for part in parts]
         self.register_buffer("counters", torch.tensor(state, dtype=torch.int64))  # (n, 2): seed, passes
+        self.register_buffer("passing", torch.ones(len(parts), dtype=torch.int64), persistent=False)
         table = torch.tensor([_coefficients(part) for part in parts], dtype=torch.float64)  # (n, 3)
         repeats = torch.tensor(self.rows)
         self._coefficients = table.repeat_interleave(
@@ -56,7 +59,7 @@ class StackDropout(nn.Module):
         if not self.training:
             return x
         keys = step_keys(self.counters[:, 0], self.layer, self.counters[:, 1])  # (n,)
-        self.counters[:, 1].add_(1)
+        self.counters[:, 1].add_(self.passing)
         keep = self._keep(keys, x.shape[1], first_row, x.device).to(torch.promote_types(x.dtype, torch.float32))
         kind = (keep.device, keep.dtype)
         if kind not in self._kept:

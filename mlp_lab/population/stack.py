@@ -32,6 +32,7 @@ class Population(nn.Module):
     """
 
     places: Tensor | None
+    order: Tensor
 
     def __init__(self, mlps: Sequence[MLP], bucket: int) -> None:
         super().__init__()
@@ -59,6 +60,7 @@ class Population(nn.Module):
         places = None if self.layout.places == tuple(range(len(mlps))) else torch.tensor(self.layout.places)
         self.register_buffer("places", places, persistent=False)  # where it is not the order of the members
         self.to(first.head.weight)
+        self.register_buffer("order", torch.tensor(self.layout.order), persistent=False)
         self._skeletons = [_skeleton(mlp) for mlp in mlps]
         self.pieces: list[dict[str, Piece]] = pieces_of(
             self.layout, cast("Sequence[StackLevel]", self.levels), list(self.encoders or ())
@@ -128,6 +130,21 @@ class Population(nn.Module):
         stacked = torch.cat(logits[::-1])  # the deepest members end last and stand first
         ordered = stacked if self.places is None else stacked.index_select(0, self.places)
         return ordered.mT  # (K, B, C)
+
+    def hold(self, going: Tensor, *, some: bool) -> None:
+        """Keeps the statistics and the counters of some members as they are.
+
+        The weights of a member that has stopped stay because nobody steps them; what each pass changes would not.
+
+        Args:
+            going: (K,) false for those that are held; on the device, which is not waited for.
+            some: whether any is held, or may be.
+        """
+        ordered = going[self.order]  # (K,), as the members stand
+        if self.input_dropout is not None:
+            self.input_dropout.passing.copy_(ordered)
+        for level in self.levels:
+            cast(StackLevel, level).hold(ordered, some)
 
     def views(self, member: int) -> dict[str, Tensor]:
         """Returns a member's parameters and buffers as views of the stack, by their names in the MLP."""

@@ -46,6 +46,7 @@ class SteppedPopulation(ScoredPopulation):
         self._rates: Rates | None = None
         self._flags: Flags | None = None
         self._graph: StepGraph | None = None
+        self._going: list[bool] = []  # members whose statistics and counters follow their batches
 
     quiet_steps = quiet_till_log
 
@@ -80,6 +81,7 @@ class SteppedPopulation(ScoredPopulation):
         return self._batch_loss(batch)
 
     def _batch_loss(self, batch: Batch) -> Tensor:
+        self._hold_stopped()
         losses = self._mixed_losses(batch) if self.mixup else self._losses(batch)  # (K,), sums over the batch
         if self._flags is not None:
             self._flags.look(losses, self.stack_optimizer.alive)
@@ -96,6 +98,15 @@ class SteppedPopulation(ScoredPopulation):
         elif not all(active):
             losses = losses[torch.tensor(active)]
         return losses.sum() / batch.count
+
+    def _hold_stopped(self) -> None:
+        """What a pass changes in a member stays as it is once that has stopped."""
+        optimizer = self.stack_optimizer
+        if self._flags is not None:
+            self.population.hold(optimizer.alive, some=True)
+        elif self._going != optimizer.active:
+            self._going = list(optimizer.active)
+            self.population.hold(torch.tensor(self._going), some=not all(self._going))
 
     def _losses(self, batch: Batch) -> Tensor:
         logits = self(batch.numeric, batch.categorical)

@@ -14,6 +14,7 @@ from mlp_lab.errors import NonFiniteError
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.checkpoints import EarlyStop
+from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
 from tests.population.fits import alone, distance, fit
@@ -93,6 +94,24 @@ def test_members_stop_and_leave_the_stack_as_alone(monkeypatch: pytest.MonkeyPat
         if number not in (1, 3, 4):  # a rate far too high amplifies rounding
             assert distance(module.model, network) < 1e-9, number
     assert together.current_epoch == max(passes.values())
+
+
+def test_a_member_that_has_stopped_keeps_its_statistics_and_counters() -> None:
+    """Others go on in its stack, whose normalisation goes over all of it."""
+    rates, stop = (1e-9, 0.1, 0.2), {"patience": 1, "min_delta": 0.05}
+
+    def member(rate: float) -> MLPModule:
+        sgd = OptimizerConfig(name="sgd", lr=rate)
+        return alone(2, norm="batch", input_dropout=0.1, optimizer=sgd, schedule=ScheduleConfig())
+
+    population = PopulationModule([member(rate) for rate in rates], stop=MemberStop(**stop))  # type: ignore[arg-type]
+    fit(population, epochs=5)
+    epochs = []
+    for rate, network in zip(rates, population.networks(), strict=True):
+        module = member(rate)
+        epochs.append(fit(module, epochs=5, callbacks=[EarlyStop(**stop)]).current_epoch)  # type: ignore[arg-type]
+        assert distance(module.model, network) < 1e-9
+    assert epochs[0] < min(epochs[1:])
 
 
 def test_max_steps_is_exact() -> None:

@@ -29,7 +29,8 @@ def test_every_tensor_has_a_place_of_its_own(norm: str, bucket: int) -> None:
             assert view.shape == state[name].shape
             view += 1
     placed = {piece.tensor for pieces in population.pieces for piece in pieces.values()}
-    assert {name.rpartition(".")[2] for name in tensors.keys() - placed} <= {"slope_rows", "mask", "places"}
+    of_all = {"slope_rows", "mask", "places", "going", "row_counts", "order", "passing"}
+    assert {name.rpartition(".")[2] for name in tensors.keys() - placed} <= of_all
     for name in placed:
         assert int(tensors[name].max()) == 1, name
         if bucket == 1:

@@ -39,8 +39,7 @@ def freeze_(module: ScoredPopulation, places: Sequence[int], steps: Sequence[int
 def freeze_broken_(module: ScoredPopulation) -> None:
     """Freezes members that have come out of a step with a weight, a statistic or a moment that is not finite.
 
-    Their losses would say so one step later; a checkpoint of all would be refused for them. The statistics of a batch
-    norm also go on in a member that is frozen: they are cleaned again.
+    Their losses would say so one step later; a checkpoint of all would be refused for them.
 
     Raises:
         NonFiniteError: No member is left that is finite.

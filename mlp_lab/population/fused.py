@@ -1,8 +1,8 @@
 """The update on the CPU: fused kernels of PyTorch on the parts of each member, as they lie in the stack.
 
 A kernel takes every tensor of its list by itself, so members with equal settings and rates share a call, and no bit of
-one depends on who shares it. What a step needs apart from gradients is laid out once and kept until a rate changes or a
-member stops: for small members the kernels take less time than the Python around them.
+one depends on who shares it. What a step needs apart from gradients and rates is laid out once for those who share a
+call, and kept: for small members the kernels take less time than the Python around them.
 
 Symbols: K members.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 from mlp_lab.training.optimizers import OptimizerConfig
 
 Tensors = Sequence[Tensor]
+Kernel = Callable[[Tensors, float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,10 @@ class FusedUpdate:
         self.kinds = [_kind(config) for config in configs]
         """Settings that members must share to share a call."""
         self._planned: tuple[list[float], list[bool]] = ([], [])
-        self._calls: list[Callable[[Tensors], None]] = []
+        self._kernels: dict[tuple[float, tuple[int, ...]], Kernel] = {}  # by weight decay and members
+        self._calls: list[tuple[Kernel, float]] = []
         self._clipped: list[int] = []
+        self._advance = torch.ones(len(self.configs))
 
     def step(
         self, gradients: Tensors, rates: Sequence[float], active: Sequence[bool], steps: Tensor, norms: list[float]
@@ -78,44 +81,50 @@ class FusedUpdate:
         for member in self._clipped:
             every = [gradients[place] for parts in self.parts[member] for place in parts.places]
             norms[member] = clip_(every, self.clip[member])
-        for call in self._calls:
-            call(gradients)
+        for kernel, rate in self._calls:
+            kernel(gradients, rate)
 
     def _plan(self, rates: list[float], active: list[bool]) -> None:
         """Groups members into calls."""
-        groups: dict[tuple[object, float, float], list[tuple[int, Parts]]] = {}
+        if active != self._planned[1]:
+            self._kernels.clear()
+        groups: dict[tuple[object, float, float], list[int]] = {}
         for member in (member for member, alive in enumerate(active) if alive):
             for parts in self.parts[member]:
-                key = self.kinds[member], rates[member], parts.weight_decay
-                groups.setdefault(key, []).append((member, parts))
+                groups.setdefault((self.kinds[member], rates[member], parts.weight_decay), []).append(member)
         self._calls = [
-            kernel_call(self.configs[group[0][0]], rate, weight_decay, [parts for _, parts in group])
-            for (_, rate, weight_decay), group in groups.items()
+            (self._kernel(weight_decay, tuple(members)), rate) for (_, rate, weight_decay), members in groups.items()
         ]
         self._clipped = [k for k, alive in enumerate(active) if alive and self.clip[k] < math.inf]
         self._advance = torch.tensor(active, dtype=torch.float32)
         self._planned = (rates, active)
 
+    def _kernel(self, weight_decay: float, members: tuple[int, ...]) -> Kernel:
+        """Returns what steps the parts of some members that decay so much."""
+        key = weight_decay, members
+        if key not in self._kernels:
+            parts = [some for member in members for some in self.parts[member] if some.weight_decay == weight_decay]
+            self._kernels[key] = kernel_of(self.configs[members[0]], weight_decay, parts)
+        return self._kernels[key]
 
-def kernel_call(
-    config: OptimizerConfig, lr: float, weight_decay: float, group: Sequence[Parts]
-) -> Callable[[Tensors], None]:
-    """Returns a function of all gradients that steps some parts by one call of a fused kernel."""
+
+def kernel_of(config: OptimizerConfig, weight_decay: float, group: Sequence[Parts]) -> Kernel:
+    """Returns a function of all gradients and the rate that steps some parts by one call of a fused kernel."""
     places, values, first, second, counts = (
         [one for parts in group for one in getattr(parts, name)]
         for name in ("places", "values", "first", "second", "counts")
     )
     take: Callable[[Tensors], Any] = itemgetter(*places) if len(places) > 1 else lambda every: (every[places[0]],)
-    settings: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "maximize": False}
+    settings: dict[str, Any] = {"weight_decay": weight_decay, "maximize": False}
     if config.name == "sgd":
         momentum = config.effective_momentum
         settings |= {"momentum": momentum, "dampening": 0.0, "nesterov": config.effective_nesterov}
         settings["is_first_step"] = False  # a momentum of zeros makes the first step what torch makes it
         momenta = first if momentum else []
-        return lambda every: torch._fused_sgd_(values, take(every), momenta, **settings)
+        return lambda every, lr: torch._fused_sgd_(values, take(every), momenta, lr=lr, **settings)
     kernel = torch._fused_adamw_ if config.name == "adamw" else torch._fused_adam_
     settings |= {"beta1": config.betas[0], "beta2": config.betas[1], "eps": config.eps, "amsgrad": False}
-    return lambda every: kernel(values, take(every), first, second, [], counts, **settings)
+    return lambda every, lr: kernel(values, take(every), first, second, [], counts, lr=lr, **settings)
 
 
 def _kind(config: OptimizerConfig) -> object:

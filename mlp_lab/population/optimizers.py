@@ -26,9 +26,6 @@ RULES = ("sgd", "adam", "adamw")
 """Optimizers that a population has; a member with another one is trained alone."""
 
 
-SHARES = {"values": "value", "first": "first", "second": "second"}
-
-
 class Part(NamedTuple):
     """A member's share of one stacked parameter."""
 
@@ -81,8 +78,8 @@ class StackOptimizer(Optimizer):
         """`lr` on the device; kept where the update is joint."""
         self._sent: tuple[list[float], list[bool]] = ([], [])  # rates and active members that the device knows
         # Made when the first step is taken, or a state was loaded:
-        self._fused: FusedUpdate | None = None
-        self._joint: JointUpdate | None = None
+        self._fused_update: FusedUpdate | None = None
+        self._joint_update: JointUpdate | None = None
         self.state["steps"] = torch.zeros(members, device=device)  # type: ignore[index]
         averaged = any(config.name != "sgd" for config in configs)
         for parameter in self._parameters:
@@ -119,18 +116,18 @@ class StackOptimizer(Optimizer):
         """Updates every active member by the gradients that there are."""
         if self.joint:
             every = [torch.zeros_like(one) if one.grad is None else one.grad for one in self._parameters]
-            self._joint = self._joint or self._make_joint()
-            self._joint.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
+            self._joint_update = self._joint_update or self._make_joint()
+            self._joint_update.step(every, self.rates, self.alive, self.state["steps"])  # type: ignore[index]
             return
         flat = [(torch.zeros_like(one) if one.grad is None else one.grad).view(-1) for one in self._parameters]
         pairs = zip(flat, self._sizes, strict=True)
         gradients = [share for one, sizes in pairs for share in torch.split_with_sizes(one, sizes)]
-        self._fused = self._fused or self._make_fused()
-        self._fused.step(gradients, self.lr, self.active, self.state["steps"], self.norms)  # type: ignore[index]
+        self._fused_update = self._fused_update or self._make_fused()
+        self._fused_update.step(gradients, self.lr, self.active, self.state["steps"], self.norms)  # type: ignore[index]
 
     def _forget(self) -> None:
         """Lets go of the views of a state that another one has taken the place of."""
-        self._fused = self._joint = None
+        self._fused_update = self._joint_update = None
 
     def _make_joint(self) -> JointUpdate:
         """Lays the moments behind one another, as views of which the state has them from now on."""
@@ -172,7 +169,7 @@ class StackOptimizer(Optimizer):
             every.append([])
             for weight_decay in sorted({0.0, config.weight_decay}):
                 if some := [part for part in parts if part.decayed == (weight_decay > 0)]:
-                    tensors = {name: self._shares(some, key) for name, key in SHARES.items()}
+                    tensors = {name: self._shares(some, name) for name in ("values", "first", "second")}
                     places = [starts[part.tensor] + part.chunk for part in some]
                     counts = [steps[member : member + 1]] * len(some)
                     every[-1].append(Parts(places=places, weight_decay=weight_decay, counts=counts, **tensors))
@@ -183,7 +180,7 @@ class StackOptimizer(Optimizer):
         shares = []
         for part in parts:
             parameter = self._parameters[part.tensor]
-            tensor = parameter.data if name == "value" else self.state[parameter].get(name)
+            tensor = parameter.data if name == "values" else self.state[parameter].get(name)
             if tensor is not None:
                 shares.append(torch.split(tensor.view(-1), self._sizes[part.tensor])[part.chunk])
         return shares

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process while it trains.
+"""Freed memory stays with a process that trains.
 
 glibc gives the end of its heap back to the system whenever much of it is free. A training step frees its gradients and
 activations and takes as much again in the next one, and the system hands out pages one by one and zeroed: up to 1,400

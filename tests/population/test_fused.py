@@ -20,8 +20,8 @@ def replicates(config: OptimizerConfig = ADAMW) -> tuple[Population, StackOptimi
 
 def calls(optimizer: StackOptimizer) -> int:
     """Returns how many calls of a kernel a step takes."""
-    assert optimizer._fused is not None
-    return len(optimizer._fused._calls)
+    assert optimizer._fused_update is not None
+    return len(optimizer._fused_update._calls)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.name}-{config.lr}")
@@ -55,8 +55,8 @@ def test_bits_do_not_depend_on_who_shares_a_call() -> None:
     shared, optimizer = replicates()
     train_packed(shared, optimizer, range(5))
     apart, optimizer = replicates()
-    optimizer._fused = optimizer._make_fused()
-    optimizer._fused.kinds = list(range(len(apart)))
+    optimizer._fused_update = optimizer._make_fused()
+    optimizer._fused_update.kinds = list(range(len(apart)))
     train_packed(apart, optimizer, range(5))
     assert calls(optimizer) == 14
     assert all(distance(one, other) == 0 for one, other in zip(shared.unstack(), apart.unstack(), strict=True))

@@ -18,6 +18,7 @@ from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
+from tests.training.test_straight import QUIET
 
 BATCHES = 15  # of 100 rows in an epoch, the last one of 37
 
@@ -72,12 +73,7 @@ def fit(
     module.steps_per_call = steps_per_call
     trainer = L.Trainer(
         **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
+            **QUIET,
             "log_every_n_steps": 4,
             **trainer_settings,
         },

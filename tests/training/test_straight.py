@@ -75,6 +75,16 @@ class Listening(MLPModule):
         return None if batch_idx == 2 else {"loss": loss, "index": batch_idx}
 
 
+QUIET: dict[str, Any] = {
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
 def fit(
     kind: type[MLPModule] = MLPModule,
     callbacks: tuple[L.Callback, ...] = (),
@@ -87,12 +97,7 @@ def fit(
     recorder = Recorder()
     trainer = L.Trainer(
         **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
+            **QUIET,
             "limit_train_batches": 5,
             "limit_val_batches": 2,
             "log_every_n_steps": 2,

@@ -23,6 +23,7 @@ from mlp_lab.model.activations import activation as find_activation
 from mlp_lab.model.dropout import AlphaDropout, Dropout
 from mlp_lab.model.encoders import EncoderConfig, build_encoder
 from mlp_lab.model.initialization import initialize_, initializer
+from mlp_lab.model.linear import Linear
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -282,5 +283,5 @@ def _out_features(encoder: nn.Module) -> int:
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
     """Returns a linear layer whose weights are still to be written: no random number is drawn twice."""
-    linear: nn.Linear = skip_init(nn.Linear, in_features, out_features, device=torch.get_default_device())  # type: ignore[no-untyped-call]
+    linear: nn.Linear = skip_init(Linear, in_features, out_features, device=torch.get_default_device())  # type: ignore[no-untyped-call]
     return linear

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlp_lab.model.linear import is_faster_by_onednn, linear
 from mlp_lab.model.mlp import MLP, Block
 from mlp_lab.population.layout import Level
 from mlp_lab.population.masks import StackDropout
@@ -95,6 +96,8 @@ class StackLevel(nn.Module):
         if low is not None and x.device.type == "cpu":
             with torch.autocast("cpu", enabled=pays(weight.numel(), x.shape[1])):
                 return torch.addmm(self.bias.unsqueeze(1), weight, x).to(weight.dtype)
+        if is_faster_by_onednn(weight, x.mT):
+            return linear(weight, x.mT).add_(self.bias.unsqueeze(1))
         return torch.addmm(self.bias.unsqueeze(1), weight, x)
 
     def finish(self, h: Tensor, x: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ Symbols: B batch, R rows of a level, n members of one shape, H units, I inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.linear import has_faster_products, linear_by_onednn
 from mlp_lab.population.layout import Cut, Level, Segment
 
 aten = torch.ops.aten
@@ -24,6 +27,20 @@ aten = torch.ops.aten
 LOW_PAYS = 1_000_000
 """Multiplications from which a CPU with bfloat16 products is faster by them: below, the start of one (13 us) and the
 conversions take longer than the whole product in float32 (squares of 8 to 256 units at batch 128, one thread)."""
+
+
+FASTER = 3_000_000
+"""Multiplications of one member from which a stack leaves its product to oneDNN where that has the faster ones: fewer
+than in a network alone, as the code stays in the cache from one member to the next."""
+
+
+class _Way(Enum):
+    """How the products of a run are computed."""
+
+    PLAIN = auto()
+    ROUNDED = auto()
+    """Of factors of a lower type."""
+    ONEDNN = auto()
 
 
 def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None = None) -> Tensor:
@@ -39,10 +56,24 @@ def products(x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.d
     Returns:
         (R, B).
     """
-    if len(level.runs) == 1 and low is None:
+    ways = _ways(level, x, low)
+    if ways == [_Way.PLAIN]:
         return _one_product(x, weight, bias, level)
-    result: Tensor = _Products.apply(x, weight, bias, level, low)
+    result: Tensor = _Products.apply(x, weight, bias, level, low, ways)
     return result
+
+
+def _ways(level: Level, x: Tensor, low: torch.dtype | None) -> list[_Way]:
+    batch = x.shape[1]
+    if low is not None:
+        return [_Way.ROUNDED if pays(run.weights, batch) else _Way.PLAIN for run in level.runs]
+    least = FASTER if x.dtype == torch.float32 and x.device.type == "cpu" and has_faster_products() else math.inf
+    return [_Way.ONEDNN if run.outputs * run.inputs * batch >= least else _Way.PLAIN for run in level.runs]
+
+
+def pays(weights: int, batch: int) -> bool:
+    """Says whether a product of so many weights with a batch is faster in bfloat16 on a CPU."""
+    return weights * batch >= LOW_PAYS
 
 
 def _one_product(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tensor:
@@ -56,49 +87,54 @@ def _one_product(x: Tensor, weight: Tensor, bias: Tensor, level: Level) -> Tenso
 
 class _Products(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None) -> Tensor:
-        large = [low is not None and pays(run.weights, x.shape[1]) for run in level.runs]
-        rounded = [x.to(low), weight.to(low)] if any(large) else [None, None]
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, level: Level, low: torch.dtype | None, ways: list[_Way]
+    ) -> Tensor:
+        rounded = [x.to(low), weight.to(low)] if _Way.ROUNDED in ways else [None, None]
         ctx.save_for_backward(x, weight, *rounded)
-        ctx.level, ctx.low, ctx.large = level, low, large
+        ctx.level, ctx.low, ctx.ways = level, low, ways
         h = bias.unsqueeze(1).repeat(1, x.shape[1])  # (R, B)
-        inputs = _chosen(level.inputs_cut, large, x, rounded[0])
-        weights = _chosen(level.weights_cut, large, weight, rounded[1])
-        for w, i, out in zip(weights, inputs, _parts(level.outputs_cut, h), strict=True):
-            if w.dtype != out.dtype:
-                out.add_(torch.matmul(w, i))
-            else:
+        inputs = _chosen(level.inputs_cut, ways, x, rounded[0])
+        weights = _chosen(level.weights_cut, ways, weight, rounded[1])
+        for way, out, w, i in zip(ways, _parts(level.outputs_cut, h), weights, inputs, strict=True):
+            if way is _Way.PLAIN:
                 out.addmm_(w, i) if w.dim() == 2 else out.baddbmm_(w, i)
+            else:
+                out.add_(_product(way, w, i))
         return h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
         x, weight, low_x, low_weight = ctx.saved_tensors
-        level, large, grad = ctx.level, ctx.large, grad.contiguous()
-        grads = _chosen(level.outputs_cut, large, grad, grad.to(ctx.low) if any(large) else None)
-        inputs = _chosen(level.inputs_cut, large, x, low_x)
+        level, ways, grad = ctx.level, ctx.ways, grad.contiguous()
+        grads = _chosen(level.outputs_cut, ways, grad, grad.to(ctx.low) if _Way.ROUNDED in ways else None)
+        inputs = _chosen(level.inputs_cut, ways, x, low_x)
         grad_weight = torch.empty_like(weight)
-        for out, g, i in zip(_parts(level.weights_cut, grad_weight), grads, inputs, strict=True):
-            _write_(out, g, i.mT)
+        for way, out, g, i in zip(ways, _parts(level.weights_cut, grad_weight), grads, inputs, strict=True):
+            _write_(way, out, g, i.mT)
         if not ctx.needs_input_grad[0]:
-            return None, grad_weight, grad.sum(1), None, None
+            return None, grad_weight, grad.sum(1), None, None, None
         grad_x = torch.empty_like(x)
-        weights = _chosen(level.weights_cut, large, weight, low_weight)
-        for out, w, g in zip(_parts(level.inputs_cut, grad_x), weights, grads, strict=True):
-            _write_(out, w.mT, g)
-        return grad_x, grad_weight, grad.sum(1), None, None
+        weights = _chosen(level.weights_cut, ways, weight, low_weight)
+        for way, out, w, g in zip(ways, _parts(level.inputs_cut, grad_x), weights, grads, strict=True):
+            _write_(way, out, w.mT, g)
+        return grad_x, grad_weight, grad.sum(1), None, None, None
 
 
-def pays(weights: int, batch: int) -> bool:
-    """Says whether a product of so many weights with a batch is faster in bfloat16 on a CPU."""
-    return weights * batch >= LOW_PAYS
+def _product(way: _Way, left: Tensor, right: Tensor) -> Tensor:
+    """Returns left · right, (H, B) or (n, H, B)."""
+    if way is not _Way.ONEDNN:
+        return torch.matmul(left, right)
+    if left.dim() == 2:
+        return linear_by_onednn(left, right.mT)
+    return torch.stack([linear_by_onednn(one, other.mT) for one, other in zip(left, right, strict=True)])
 
 
-def _write_(out: Tensor, left: Tensor, right: Tensor) -> None:
+def _write_(way: _Way, out: Tensor, left: Tensor, right: Tensor) -> None:
     """Writes left · right; the factors may be of a lower type."""
-    if left.dtype != out.dtype:
-        out.copy_(torch.matmul(left, right))
+    if way is not _Way.PLAIN:
+        out.copy_(_product(way, left, right))
     elif out.dim() == 2:
         torch.mm(left, right, out=out)
     else:
@@ -111,12 +147,12 @@ def _parts(cut: Cut, tensor: Tensor) -> list[Tensor]:
     return [part if shape is None else part.view(shape) for part, shape in zip(parts, cut.shapes, strict=True)]
 
 
-def _chosen(cut: Cut, large: Sequence[bool], exact: Tensor, rounded: Tensor | None) -> list[Tensor]:
-    """Returns the part of every run, that of the rounded tensor where the run's product is large."""
+def _chosen(cut: Cut, ways: Sequence[_Way], exact: Tensor, rounded: Tensor | None) -> list[Tensor]:
+    """Returns the part of every run, that of the rounded tensor where its product is of such factors."""
     if rounded is None:
         return _parts(cut, exact)
-    parts = zip(large, _parts(cut, rounded), _parts(cut, exact), strict=True)
-    return [low if is_large else high for is_large, low, high in parts]
+    parts = zip(ways, _parts(cut, rounded), _parts(cut, exact), strict=True)
+    return [low if way is _Way.ROUNDED else high for way, low, high in parts]
 
 
 class _Kernels(NamedTuple):

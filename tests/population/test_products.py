@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.linear import linear_by_onednn
 from mlp_lab.population.layout import Level, Segment, Shape, arrange
 from mlp_lab.population.products import KERNELS, activate, pays, products
 
@@ -86,6 +87,34 @@ def test_only_products_that_are_large_enough_are_rounded_and_all_of_them() -> No
         ):
             assert torch.equal(one, other) != large
             assert float((one - other).detach().norm() / one.detach().norm()) < 2**-8 + 2**-9
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("widths", [[(200, 200), (200, 200), (60, 200), (7, 7)], [(200, 200)], [(200, 200)] * 3])
+def test_large_products_may_be_left_to_onednn(monkeypatch: pytest.MonkeyPatch, widths: list[tuple[int, ...]]) -> None:
+    """On any processor, against the loop in float64: within float32's rounding of sums of up to 200 terms of size 1."""
+    taken: list[torch.Size] = []
+
+    def recorded(x: Tensor, weight: Tensor) -> Tensor:
+        taken.append(x.shape)
+        return linear_by_onednn(x, weight)
+
+    monkeypatch.setattr("mlp_lab.population.products.has_faster_products", lambda: True)
+    monkeypatch.setattr("mlp_lab.population.products.linear_by_onednn", recorded)
+    level, batch = level_of(widths, 1), 128
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        torch.randn(size, generator=generator).requires_grad_()
+        for size in ((sum(level.inputs), batch), (level.weight_starts[-1],), (level.rows,))
+    ]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    together, alone = products(*leaves, level), by_member(*exact, level)
+    towards = torch.randn(alone.shape, generator=generator)
+    found = [together, *torch.autograd.grad(together, leaves, towards)]
+    expected = [alone, *torch.autograd.grad(alone, exact, towards.double())]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-4)
+    assert len(taken) == 3 * sum(width == (200, 200) for width in widths)  # forward and two backward, of each member
 
 
 @pytest.mark.parametrize("names", [*itertools.permutations(["relu", "tanh", "gelu"]), tuple(KERNELS), ("mish", "relu")])

@@ -30,8 +30,8 @@ conversions take longer than the whole product in float32 (squares of 8 to 256 u
 
 
 FASTER = 3_000_000
-"""Multiplications of one member from which a stack leaves its product to oneDNN where that has the faster ones: fewer
-than in a network alone, as the code stays in the cache from one member to the next."""
+"""Multiplications of one member for each thread from which a stack leaves its product to oneDNN, where that is the
+faster one: fewer than in a network alone, as the code stays in the cache from one member to the next."""
 
 
 class _Way(Enum):
@@ -67,7 +67,8 @@ def _ways(level: Level, x: Tensor, low: torch.dtype | None) -> list[_Way]:
     batch = x.shape[1]
     if low is not None:
         return [_Way.ROUNDED if pays(run.weights, batch) else _Way.PLAIN for run in level.runs]
-    least = FASTER if x.dtype == torch.float32 and x.device.type == "cpu" and has_faster_products() else math.inf
+    faster = x.dtype == torch.float32 and x.device.type == "cpu" and has_faster_products()
+    least = FASTER * torch.get_num_threads() if faster else math.inf
     return [_Way.ONEDNN if run.outputs * run.inputs * batch >= least else _Way.PLAIN for run in level.runs]
 
 

@@ -31,7 +31,7 @@ def by_onednn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(module, "has_faster_products", lambda: True)
     monkeypatch.setattr(module, "linear_by_onednn", recorded)
-    monkeypatch.setattr(module.is_faster_by_onednn, "__defaults__", (0,))
+    monkeypatch.setattr(module, "LARGE", 0)
     return taken
 
 
@@ -115,11 +115,13 @@ def test_other_products_are_left_to_pytorch(by_onednn: list[tuple[int, ...]], le
     assert not by_onednn
 
 
-def test_only_large_products_are_worth_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_large_products_are_worth_the_start(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     monkeypatch.setattr(module, "has_faster_products", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     weight = torch.empty(1000, LARGE // 100_000)
-    assert is_faster_by_onednn(torch.empty(100, weight.shape[1]), weight)
-    assert not is_faster_by_onednn(torch.empty(99, weight.shape[1]), weight)
+    assert is_faster_by_onednn(torch.empty(100 * threads, weight.shape[1]), weight)
+    assert not is_faster_by_onednn(torch.empty(100 * threads - 1, weight.shape[1]), weight)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,7 @@ def test_large_products_may_be_left_to_onednn(monkeypatch: pytest.MonkeyPatch, w
 
     monkeypatch.setattr("mlp_lab.population.products.has_faster_products", lambda: True)
     monkeypatch.setattr("mlp_lab.population.products.linear_by_onednn", recorded)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     level, batch = level_of(widths, 1), 128
     generator = torch.Generator().manual_seed(0)
     leaves = [

@@ -117,7 +117,8 @@ class Together(Alone):
                 together.append((point, runs, size))
             else:
                 alone.append(point)
-        for part in self._parts([size for _, _, size in together]):
+        device = device_of(together[0][1][0].trainer) if together else "cpu"  # the same for all of a group
+        for part in self._parts([size for _, _, size in together], device):
             chosen = [together[place] for place in part]
             runs = [run for _, some, _ in chosen for run in some]
             group = [point for point, _, _ in chosen]
@@ -131,7 +132,7 @@ class Together(Alone):
             UserError: They are more than `memory`, so that it may not even be trained alone.
         """
         mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
-        joint = torch.cuda.is_available()
+        joint = device_of(run.trainer) != "cpu"
         size = member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
         if self.memory is not None and size > self.memory:
             raise UserError(
@@ -140,11 +141,11 @@ class Together(Alone):
             )
         return size
 
-    def _parts(self, sizes: Sequence[int]) -> list[list[int]]:
-        """Splits trials of so many bytes into parts that fit into the memory."""
+    def _parts(self, sizes: Sequence[int], device: str) -> list[list[int]]:
+        """Splits trials of so many bytes into parts that fit into the memory of a device."""
         if self.memory is not None or not sizes:
             return chunks(sizes, self.memory or 0)
-        free = free_bytes("cuda" if torch.cuda.is_available() else "cpu")
+        free = free_bytes(device)
         if free is None:
             return [list(range(len(sizes)))]
         return chunks(sizes, max(round(SHARE * free), max(sizes)))  # one alone is tried in any case
@@ -253,8 +254,14 @@ def stackable(run: Run) -> bool:
 
 def is_heavy(run: Run) -> bool:
     """Says whether a run is faster alone than in a stack, however many it is stacked with."""
-    few = run.data.batch_size <= FEW_ROWS and not torch.cuda.is_available()
+    few = run.data.batch_size <= FEW_ROWS and device_of(run.trainer) == "cpu"
     return few and sum(parameter.numel() for parameter in run.module.model.parameters()) > HEAVY
+
+
+def device_of(trainer: Mapping[str, Any]) -> str:
+    """Returns what a trainer of these settings trains on: "cuda" or "cpu"."""
+    wanted = trainer.get("accelerator") or "auto"
+    return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def _is_memory(error: BaseException) -> bool:

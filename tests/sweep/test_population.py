@@ -9,7 +9,7 @@ import torch
 
 from mlp_lab.population.memory import member_bytes
 from mlp_lab.population.module import PopulationModule
-from mlp_lab.sweep.population import Together, group_key
+from mlp_lab.sweep.population import Together, device_of, group_key
 from mlp_lab.sweep.pruning import Asha, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
 from mlp_lab.sweep.serial import Alone
@@ -150,6 +150,18 @@ def test_heavy_networks_are_trained_alone_in_small_batches(
     told = train(Together(Digits(), batch=4, **ONE), [{"width": width} for width in (8, 100, 9, 10)])
     assert {one.state for one in told.values()} == {"complete"}
     assert set(stacked) == {members}
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+@pytest.mark.parametrize(
+    ("trainer", "wants"), [({}, True), ({"accelerator": "auto"}, True), ({"accelerator": "gpu"}, True),
+                           ({"accelerator": "cpu"}, False)],
+)  # fmt: skip
+def test_a_cpu_that_is_asked_for_is_what_sizes_and_weights_are_judged_by(
+    monkeypatch: pytest.MonkeyPatch, trainer: dict[str, object], wants: bool, cuda: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert device_of(trainer) == ("cuda" if wants and cuda else "cpu")
 
 
 def test_a_budget_of_memory_splits_a_batch_and_refuses_what_exceeds_it(stacked: list[int]) -> None:

@@ -51,7 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
     """Says whether xWᵀ is left to oneDNN.
 
-    Never under autocast, which chooses another type, nor where `torch.compile` or `torch.func` look at each operation.
+    Never under autocast, which chooses another type, nor where `torch.compile` or `torch.func` look at each operation,
+    nor while `torch.backends.mkldnn.enabled` is False.
 
     Args:
         x: (B, I).
@@ -69,9 +70,13 @@ def is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@cache
 def has_faster_products() -> bool:
-    """Says whether oneDNN multiplies float32 faster here than what PyTorch takes."""
+    """Says whether oneDNN multiplies float32 faster here than what PyTorch takes, and may do so."""
+    return _has_faster_products() and bool(torch.backends.mkldnn.enabled)
+
+
+@cache
+def _has_faster_products() -> bool:
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return False
     if not hasattr(torch.cpu, "get_capabilities") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

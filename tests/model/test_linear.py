@@ -139,8 +139,11 @@ def test_mkl_keeps_the_processors_that_it_is_made_for(
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
-    has_faster_products.cache_clear()
+    module._has_faster_products.cache_clear()
     try:
         assert has_faster_products() == faster
+        torch.backends.mkldnn.enabled = False
+        assert not has_faster_products()
     finally:
-        has_faster_products.cache_clear()
+        torch.backends.mkldnn.enabled = True
+        module._has_faster_products.cache_clear()

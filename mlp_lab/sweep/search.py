@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,8 @@ def run_sweep(
             only_complete=study_settings.sampler.name.rpartition(".")[2] in ONLY_COMPLETE,
             written=Chunks(directory).written,
         )
-        for index, params in enumerate(enqueued):
-            trials.enqueue(params, f"enqueue {index}")
+        for params, origin in zip(enqueued, origins(enqueued), strict=True):
+            trials.enqueue(params, origin)
         search = Search(settings, space, backend, judge, trials, directory, base or {}, show)
         search.run()
     print_top(study, space, study_settings.metric)
@@ -209,24 +210,25 @@ class Search:
             if self.settings.minutes is not None and time.monotonic() - self.start > 60 * self.settings.minutes:
                 return 0
             counts = self.trials.counts()
-            size = self.backend.batch
-            if self.budget is None:
-                return size
-            missing = self.budget - counts.finished
+            missing = math.inf if self.budget is None else self.budget - counts.finished
             if missing <= 0:
                 return 0
-            free = missing - counts.running
-            if isinstance(self.study.sampler, Grid):
-                free = min(free, self.study.sampler.left(self.study) + counts.waiting)
+            free = min(missing - counts.running, self._left() + counts.waiting)
             if free > 0:
-                return min(size, free)
+                return int(min(self.backend.batch, free))
             if counts.running <= 0:
-                return 0  # a grid is exhausted
+                return 0  # the sampler is exhausted
             if not waited:
                 self.show(f"waiting for {counts.running} trials of other workers")
                 waited = True
             time.sleep(POLL_SECONDS)
             self.trials.rescue()
+
+    def _left(self) -> float:
+        """Returns how many points the sampler still has."""
+        if isinstance(self.study.sampler, Grid):
+            return self.study.sampler.left(self.study)
+        return 0 if self.trials.exhausted else math.inf
 
     @uninterrupted()
     def _write(self) -> None:
@@ -240,6 +242,21 @@ def trials_to_finish(settings: SweepSettings, space: Space) -> int | None:
         return budget
     points = len(settings.enqueue) + math.prod(len(values) for values in space.grid().values())
     return min(budget or points, points)
+
+
+def origins(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what tells each point to try first from others: what it is, and how often it was there before.
+
+    >>> origins([{"x": 1}, {"x": 1}])
+    ['enqueue {"x": 1}', 'enqueue {"x": 1} again']
+    """
+    found: list[str] = []
+    for point in points:
+        origin = f"enqueue {json.dumps(point, sort_keys=True)}"
+        while origin in found:
+            origin += " again"
+        found.append(origin)
+    return found
 
 
 def default_directions(metrics: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ dropped when it is asked.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -33,12 +33,12 @@ from mlp_lab.sweep.facts import (
     params_of,
 )
 from mlp_lab.sweep.interrupts import uninterrupted
-from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.runs import Outcome, Point
 from mlp_lab.sweep.samplers import Maker
 from mlp_lab.sweep.settings import LARGEST_SEED
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.storage import GRACE, quiet
+from mlp_lab.sweep.told import attributes, fault, reports, worst_known
 from mlp_lab.sweep.transactions import joint
 from mlp_lab.sweep.workers import BEAT, Lease, alive, identity
 
@@ -81,6 +81,8 @@ class Trials:
         self.storage = lease.storage
         self.open: dict[int, Trial] = {}
         """Trials that are asked and not told, by number."""
+        self.exhausted = False
+        """Whether the sampler has said that it has no more points."""
 
     # ---- ask --------------------------------------------------------------------------------------------------------
 
@@ -127,12 +129,12 @@ class Trials:
         trial = self.open.get(outcome.number)
         if trial is None:
             return None
-        error = self._fault(outcome)
+        error = fault(outcome, len(self.maximize))
         try:
             with joint(self.storage):
-                for epoch, value in outcome.reports.items():
+                for epoch, value in reports(outcome, len(self.maximize)).items():
                     self.storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-                for name, value in self._attributes(outcome, error).items():
+                for name, value in attributes(outcome, error).items():
                     trial.set_user_attr(name, value)
                 self._finish(trial, outcome, failed=error is not None)
         except UpdateFinishedTrialError:  # another worker took this one for dead
@@ -147,45 +149,28 @@ class Trials:
         if failed:
             state, values = TrialState.FAIL, None
         elif outcome.state == "diagnosed":
-            values = self._penalty(outcome) if self.only_complete else None
+            values = self._worst(outcome) if self.only_complete else None
             state = TrialState.COMPLETE if values else TrialState.PRUNED
         elif outcome.state == "pruned":
             state, values = TrialState.PRUNED, None
-        if self.only_complete and state == TrialState.COMPLETE:
+        if state == TrialState.COMPLETE:  # under every sampler: gp wants it of all, whichever sampler asked them
             trial.set_constraint("diagnosis", 1.0 if outcome.state == "diagnosed" else -1.0)
-        with quiet():
+        with quiet(), self._stoppable():
             self.study.tell(trial.number, values, state=state, skip_if_finished=True)
 
-    def _fault(self, outcome: Outcome) -> str | None:
-        """Returns why an outcome has failed by itself."""
-        if outcome.state == "failed":
-            return outcome.error or "it failed and gave no reason"
-        if outcome.state == "complete":
-            if len(outcome.values) != len(self.maximize):
-                return f"{len(outcome.values)} values for {len(self.maximize)} metrics"
-            if any(math.isnan(value) for value in outcome.values):
-                return "the metric is not a number"
-        return None
-
-    def _attributes(self, outcome: Outcome, error: str | None) -> dict[str, Any]:
-        attributes: dict[str, Any] = {"epochs": outcome.epochs, "seconds": round(outcome.seconds, 3)}
-        if outcome.verdicts:
-            attributes["verdicts"] = outcome.verdicts
-        if outcome.state == "diagnosed":
-            attributes["diagnosed"] = str((outcome.verdicts or [{}])[0].get("code", "diagnosed"))
-        if outcome.sd is not None:
-            attributes["sd"] = outcome.sd
-        return attributes | ({ERROR: error} if error else {})
-
-    def _penalty(self, outcome: Outcome) -> list[float] | None:
-        """Returns the worst that is known, for a sampler that would learn nothing from a pruned trial."""
+    def _worst(self, outcome: Outcome) -> list[float] | None:
         complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        columns = [[one.values[index] for one in complete] for index in range(len(self.maximize))]
-        columns[0] += list(outcome.reports.values())
-        finite = [[value for value in column if math.isfinite(value)] for column in columns]
-        if not all(finite):
-            return None
-        return [max(column, key=lambda v: worth(v, m)) for column, m in zip(finite, self.maximize, strict=True)]
+        return worst_known(outcome, [one.values for one in complete], self.maximize)
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        """Lets a sampler that has no more points stop the study, which Optuna knows only of its own loop."""
+        self.study._thread_local.in_optimize_loop = True
+        try:
+            yield
+        finally:
+            self.study._thread_local.in_optimize_loop = False
+            self.exhausted = self.exhausted or self.study._stop_flag
 
     @uninterrupted()
     def abandon(self, reason: str) -> Cut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,42 @@ def test_several_metrics_have_a_front(tmp_path: Path) -> None:
     assert len(study.best_trials) > 1
     assert not (tmp_path / "best.yaml").exists()
     assert (tmp_path / "trials.csv").read_text().count("\n") == 21
+
+
+def test_verdicts_end_trials_of_several_metrics_too(tmp_path: Path) -> None:
+    """TPE would ask for the one direction of what has values on the way and did not end."""
+
+    class Two(Quadratic):
+        def train(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:
+            for point in points:
+                x = float(str(point.settings["x"]))
+                ended = {"state": "diagnosed", "verdicts": [{"code": "dead_units"}]} if point.number % 3 == 1 else {}
+                tell(outcome(point.number, {1: x}, values=[] if ended else [x, x * x], **ended))
+
+    study = search(tmp_path, Two(), trials=24, study={"metric": ["val/loss", "val/rmse"]})
+    assert Counter(one.state.name for one in study.trials) == {"COMPLETE": 16, "PRUNED": 8}
+
+
+def test_gp_goes_on_with_what_another_sampler_began(tmp_path: Path) -> None:
+    search(tmp_path, trials=8, study={"sampler": "random"})
+    study = search(tmp_path, trials=16, study={"sampler": "gp"})
+    assert [one.state.name for one in study.trials] == ["COMPLETE"] * 16
+
+
+def test_a_sampler_may_have_no_more_points(tmp_path: Path) -> None:
+    space = {"x": {"type": "float", "low": -1.0, "high": 1.0, "step": 1.0}, "kind": SPACE["kind"]}
+    study = search(tmp_path, trials=20, space=space, study={"sampler": "optuna.samplers.BruteForceSampler"})
+    assert [one.state.name for one in study.trials] == ["COMPLETE"] * len(study.trials)
+    assert len({(one.params["x"], one.params["kind"]) for one in study.trials}) == 6
+    assert 6 <= len(study.trials) <= 8  # two batches of four
+
+
+def test_points_to_try_first_are_known_by_what_they_are(tmp_path: Path) -> None:
+    first, second, third = ({"x": x, "kind": "round"} for x in (0.0, 0.5, 0.25))
+    search(tmp_path, trials=3, enqueue=[first, second])
+    study = search(tmp_path, trials=6, enqueue=[third, first, second])
+    tried = [one.params for one in study.trials if "origin" in one.user_attrs]
+    assert tried == [first, second, third]
 
 
 def test_time_is_a_budget_too(tmp_path: Path) -> None:

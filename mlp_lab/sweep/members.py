@@ -12,8 +12,9 @@ import lightning as L
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.sweep.chunks import ABSENT
-from mlp_lab.sweep.runs import Judge, Outcome, Point
-from mlp_lab.sweep.serial import Alone, Course
+from mlp_lab.sweep.pruning import Rungs
+from mlp_lab.sweep.runs import Outcome, Point
+from mlp_lab.sweep.serial import Alone, Course, ends_epoch, last_before
 
 
 class Members(L.Callback):
@@ -24,8 +25,7 @@ class Members(L.Callback):
     Args:
         points: The trials; those that are `ABSENT` leave the stack before its first step.
         backend: Knows the metrics, the seeds per trial and the verdicts that end one.
-        judge: Decides.
-        max_epochs: Epochs of the training, which the judge's rungs follow from.
+        rungs: Who decides, and when.
         tell: Told of trials as they end.
         diagnostics: Every member's verdicts, judged before.
     """
@@ -34,13 +34,12 @@ class Members(L.Callback):
         self,
         points: Sequence[Point],
         backend: Alone,
-        judge: Judge,
-        max_epochs: int,
+        rungs: Rungs,
         tell: Callable[[Outcome], None],
         diagnostics: PopulationDiagnostics,
     ) -> None:
-        self.points, self.backend, self.judge = points, backend, judge
-        self.rungs, self.tell, self.diagnostics = judge.rungs(max_epochs), tell, diagnostics
+        self.points, self.backend, self.rungs = points, backend, rungs
+        self.tell, self.diagnostics = tell, diagnostics
         self.courses = [[Course() for _ in range(backend.seeds)] for _ in points]
         """Per trial, one course per seed; members are numbered trial by trial."""
         self.told = {trial for trial, point in enumerate(points) if point.number == ABSENT}
@@ -91,6 +90,7 @@ class Members(L.Callback):
         epoch, seeds = trainer.current_epoch + 1, self.backend.seeds
         active = pl_module.stack_optimizer.active
         names = [name.partition("/")[2] for name in self.backend.metrics]
+        before = last_before(epoch, {one for courses in self.courses for course in courses for one in course.reports})
         for place, number in enumerate(pl_module.numbers):
             course = self.courses[number // seeds][number % seeds]
             if course.state == "complete" and number not in pl_module.failed and not course.over:
@@ -98,8 +98,17 @@ class Members(L.Callback):
                 course.epochs, course.over = epoch, not active[place]  # by early stopping
         self.note_failures(pl_module)
         self._diagnose(pl_module)
-        if epoch in self.rungs:
+        if ends_epoch(trainer) and self.rungs.due(epoch, before):
             self._decide(epoch, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Counts the epochs of what goes on: not all need be validated."""
+        assert isinstance(pl_module, PopulationModule)
+        seeds = self.backend.seeds
+        for number, active in zip(pl_module.numbers, pl_module.stack_optimizer.active, strict=True):
+            course = self.courses[number // seeds][number % seeds]
+            if active and course.state == "complete":
+                course.epochs = trainer.current_epoch + 1
 
     def note_failures(self, module: PopulationModule) -> None:
         """A trial ends with its first member that is not finite."""
@@ -141,7 +150,7 @@ class Members(L.Callback):
             courses = self.courses[trial]
             if all(course.state == "complete" and epoch in course.reports for course in courses):
                 values[point.number] = sum(course.reports[epoch][0] for course in courses) / len(courses)
-        for number in self.judge.stop(epoch, values) if values else ():
+        for number in self.rungs.judge.stop(epoch, values) if values else ():
             trial = next(index for index, point in enumerate(self.points) if point.number == number)
             for course in self.courses[trial]:
                 course.state = "pruned"

@@ -19,6 +19,7 @@ from mlp_lab.population.optimizers import RULES
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.sweep.chunks import Chunk, Chunks, fingerprint
 from mlp_lab.sweep.members import Members
+from mlp_lab.sweep.pruning import Rungs
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
 from mlp_lab.training.checkpoints import RandomState
@@ -174,7 +175,7 @@ class Together(Alone):
                 raise
             return points
         diagnostics = quiet_diagnostics(first.diagnostics)
-        members = Members(points, self, judge, int(first.trainer.get("max_epochs") or 0), tell, diagnostics)
+        members = Members(points, self, Rungs.of(judge, first.trainer), tell, diagnostics)
         settings: dict[str, Any] = {**first.trainer, "gradient_clip_val": None}
         settings["callbacks"] = [diagnostics, members, RandomState()]
         if self.chunks is not None:
@@ -189,7 +190,7 @@ class Together(Alone):
         except Exception as error:
             if chunk is not None and not members.begun:
                 raise UserError(" ".join(f"{type(error).__name__}: {error}".split())) from error
-            if not isinstance(error, MemoryError | RuntimeError):
+            if not isinstance(error, MemoryError | RuntimeError | ValueError):  # as for a trial alone
                 raise
             broken = error.with_traceback(None)  # its frames hold the stack
         left = [points[trial] for trial in members.left]
@@ -246,9 +247,10 @@ def group_key(settings: Mapping[str, object]) -> str:
 
 
 def stackable(run: Run) -> bool:
-    """Says whether a population has a run's optimizer, schedule and clipping."""
+    """Says whether a population has a run's optimizer, schedule, clipping and steps."""
     schedule = SCHEDULES[run.module.schedule_config.name]
     plain = run.trainer.get("gradient_clip_algorithm") in (None, "norm")
+    plain = plain and run.trainer.get("accumulate_grad_batches") in (None, 1)
     return run.module.optimizer_config.name in RULES and schedule.factor is not None and plain
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import inspect
 import math
 import statistics
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 from mlp_lab.errors import UserError, nearest, unknown
 from mlp_lab.sweep.runs import Judge
@@ -138,7 +140,7 @@ class Hyperband(Asha):
         ended = {number for number, value in values.items() if not math.isfinite(value)}
         brackets = {number: self.bracket(firsts.get(number, number)) for number in everyone}
         for bracket in {brackets[number] for number in values}:
-            if bracket > self.asked.index(epoch):
+            if bracket >= bisect_right(self.asked, epoch):
                 continue  # this bracket begins to cut at a later rung
             peers = {number: value for number, value in everyone.items() if brackets[number] == bracket}
             ended |= self.cut(peers, {number: value for number, value in values.items() if number in peers})
@@ -228,6 +230,38 @@ def build_judge(choice: Choice, history: History, *, maximize: bool) -> Judge:
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise UserError(f"{KEY}.{name}: {value!r} is not accepted; use {'an integer' if whole else 'a number'}")
     return build(history=history, maximize=maximize, **choice.arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs:
+    """When a judge is asked in one training.
+
+    >>> rungs = Rungs(judge=Asha(history=Nothing()), max_epochs=40)
+    >>> rungs.epochs, rungs.due(4, before=3), rungs.due(5, before=4), rungs.due(15, before=10)
+    ([1, 4, 13], True, False, True)
+    """
+
+    judge: Judge
+    """Who decides."""
+    max_epochs: int
+    """Length of the training."""
+
+    @classmethod
+    def of(cls, judge: Judge, trainer: Mapping[str, Any]) -> Rungs:
+        """Returns the rungs of a training by the trainer's settings; none where they leave its length open."""
+        return cls(judge=judge, max_epochs=max(0, int(trainer.get("max_epochs") or 0)))
+
+    @cached_property
+    def epochs(self) -> list[int]:
+        """The epochs after which it wants to be asked."""
+        return self.judge.rungs(self.max_epochs)
+
+    def due(self, epoch: int, before: int) -> bool:
+        """Says whether to ask after the validation of an epoch, the former one being that of another.
+
+        Not every epoch need have one: a rung waits for the next. After the last epoch nothing is left to decide.
+        """
+        return epoch < self.max_epochs and any(before < rung <= epoch for rung in self.epochs)
 
 
 def worth(value: float, maximize: bool) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import lightning as L
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.errors import NonFiniteError, UserError
-from mlp_lab.sweep.pruning import worth
+from mlp_lab.sweep.pruning import Rungs, worth
 from mlp_lab.sweep.runs import Judge, Outcome, Point, State
 from mlp_lab.training.checkpoints import EarlyStop
 from mlp_lab.training.module import MLPModule
@@ -90,7 +90,7 @@ class Watch(L.Callback):
     Args:
         course: Where it is noted.
         metrics: The metrics of the study.
-        decide: Says after a rung whether the trial ends.
+        decide: Says whether the trial ends, of an epoch, that of the former validation, and the value.
         diagnostics: Whose verdicts count.
         prune: Codes that end a trial.
     """
@@ -99,7 +99,7 @@ class Watch(L.Callback):
         self,
         course: Course,
         metrics: Sequence[str],
-        decide: Callable[[int, float], bool],
+        decide: Callable[[int, int, float], bool],
         diagnostics: Diagnostics,
         prune: Sequence[str],
     ) -> None:
@@ -112,10 +112,11 @@ class Watch(L.Callback):
             return
         epoch = trainer.current_epoch + 1
         values = [self._value(trainer, name) for name in self.metrics]
+        before = last_before(epoch, self.course.reports)
         self.course.reports[epoch] = values
         if any(one.code in self.prune for one in self.diagnostics.verdicts):
             self.course.state, trainer.should_stop = "diagnosed", True
-        elif self.decide(epoch, values[0]):
+        elif ends_epoch(trainer) and self.decide(epoch, before, values[0]):
             self.course.state, trainer.should_stop = "pruned", True
 
     def _value(self, trainer: L.Trainer, name: str) -> float:
@@ -127,6 +128,17 @@ class Watch(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts the epochs."""
         self.course.epochs = trainer.current_epoch + 1
+
+
+def last_before(epoch: int, reports: Iterable[int]) -> int:
+    """Returns the last epoch before one that is among the reported ones, 0 where there is none."""
+    return max((one for one in reports if one < epoch), default=0)
+
+
+def ends_epoch(trainer: L.Trainer) -> bool:
+    """Says whether the validation that runs is the last one of its epoch; by the clock, any may be."""
+    batches, interval = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.val_check_batch
+    return interval is None or batches + interval > trainer.num_training_batches
 
 
 class Alone:
@@ -168,10 +180,12 @@ class Alone:
         course = Course()
         try:
             run = self.builder.build(point.settings, seed)
-            rungs = judge.rungs(int(run.trainer.get("max_epochs") or 0)) if judge is not None else []
+            rungs = Rungs.of(judge, run.trainer) if judge is not None else None
 
-            def decide(epoch: int, value: float) -> bool:
-                return judge is not None and epoch in rungs and point.number in judge.stop(epoch, {point.number: value})
+            def decide(epoch: int, before: int, value: float) -> bool:
+                if rungs is None or not rungs.due(epoch, before):
+                    return False
+                return point.number in rungs.judge.stop(epoch, {point.number: value})
 
             diagnostics = QuietDiagnostics(**run.diagnostics)
             watch = Watch(course, self.metrics, decide, diagnostics, self.prune)

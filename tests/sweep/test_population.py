@@ -53,6 +53,30 @@ def test_the_judge_cuts_the_whole_batch_at_once() -> None:
     assert [told[number].epochs for number in range(4)] == [2, 1, 3, 1]  # rungs after epochs 1 and 2: 4, 2, 1
 
 
+@pytest.mark.parametrize("backend", [Alone, Together])
+@pytest.mark.parametrize(
+    ("trainer", "asked", "epochs"),
+    [
+        ({"max_epochs": 9, "check_val_every_n_epoch": 2}, [2, 4], [4, 2, 9, 2]),  # rungs after epochs 1 and 3
+        ({"max_epochs": 4, "val_check_interval": 0.5}, [1], [1, 1, 4, 1]),  # a rung after epoch 1
+    ],
+)
+def test_a_rung_is_decided_once_where_an_epoch_has_been_validated(
+    backend: type[Alone], trainer: dict[str, Any], asked: list[int], epochs: list[int]
+) -> None:
+    class Noting(Asha):
+        def stop(self, epoch: int, values: dict[int, float]) -> set[int]:
+            seen.append(epoch)
+            return {2} & set(values) ^ set(values) if epoch > 2 or len(asked) == 1 else {1, 3} & set(values)
+
+    seen: list[int] = []
+    batch = {"batch": 4} if backend is Together else {}
+    told = train(backend(Digits(**trainer), **batch, **ONE), MIXED, Noting(history=Nothing()))
+    assert sorted(set(seen)) == asked
+    assert len(seen) == len(asked) if backend is Together else len(seen) <= 4 * len(asked)
+    assert [told[number].epochs for number in range(4)] == epochs
+
+
 def test_what_is_not_finite_ends_and_the_others_go_on() -> None:
     settings: list[dict[str, object]] = [{}, {"optimizer": "sgd", "lr": 1e30}, {"lr": 0.02}]
     healthy = train(Together(Digits(), batch=2, **ONE), [settings[0], {}, settings[2]])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlp_lab.errors import UserError
-from mlp_lab.sweep.pruning import PRUNERS, Asha, Hyperband, Median, Nothing, build_judge
+from mlp_lab.sweep.pruning import PRUNERS, Asha, Hyperband, Median, Nothing, Rungs, build_judge
 from mlp_lab.sweep.settings import Choice
 
 NAN = float("nan")
@@ -34,6 +34,17 @@ def test_rungs_divide_the_epochs() -> None:
     assert Asha(history=Nothing(), reduction=4, min_epochs=3).rungs(64) == [4, 16]
     assert Asha(history=Nothing()).rungs(1) == []  # there is nothing to save
     assert Median(history=Nothing(), min_epochs=3).rungs(6) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("trainer", [{}, {"max_epochs": None}, {"max_epochs": -1}])
+def test_a_training_of_open_length_has_no_rungs(trainer: dict[str, Any]) -> None:
+    assert Rungs.of(Asha(history=Nothing()), trainer).epochs == []
+
+
+@pytest.mark.parametrize(("every", "asked"), [(1, [1, 3, 9]), (2, [2, 4, 10]), (5, [5, 10]), (26, [26]), (27, [])])
+def test_a_rung_waits_for_the_next_validation(every: int, asked: list[int]) -> None:
+    rungs = Rungs.of(Asha(history=Nothing()), {"max_epochs": 27})
+    assert [epoch for epoch in range(every, 28, every) if rungs.due(epoch, epoch - every)] == asked
 
 
 def test_the_best_third_of_a_batch_goes_on_in_whatever_order_it_is_given() -> None:

@@ -96,7 +96,9 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
     if trainer.limit_val_batches:
         data.part("val")
     _check_batch_norm(trainer, model, data)
-    _check_monitor(trainer, data)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, BestCheckpoint):
+            check_monitor(callback.monitor, data)
 
 
 def _check_interval(trainer: L.Trainer, batches: int) -> None:
@@ -127,9 +129,12 @@ def _check_batch_norm(trainer: L.Trainer, model: MLPModule, data: TensorDataModu
             )
 
 
-def _check_monitor(trainer: L.Trainer, data: TensorDataModule) -> None:
-    """The best epoch and early stopping are judged by the validation loss or one of the task's metrics."""
+def check_monitor(monitor: str, data: TensorDataModule) -> None:
+    """Checks that the best epoch and early stopping are judged by the validation loss or one of the task's metrics.
+
+    Raises:
+        UserError: They are not.
+    """
     accepted = [f"val/{name}" for name in ("loss", *SCORES[data.spec.task])]
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, BestCheckpoint) and callback.monitor not in accepted:
-            raise unknown("early_stopping.monitor", callback.monitor, accepted)
+    if monitor not in accepted:
+        raise unknown("early_stopping.monitor", monitor, accepted)

@@ -191,6 +191,8 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
         elif not isinstance(inner, dict):
             raise UserError(f"{parent}: {inner!r} is not a group of keys; write them below it, indented")
         group[parent] = group = inner
+    if group is content and last in WORD and isinstance(value, str) and isinstance(group.get(last), dict):
+        group, last = group[last], WORD[last]  # a word changes one key of the group that the file has
     group[last] = value
 
 
@@ -238,11 +240,21 @@ def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) ->
     for key in space.canonical():
         if key.partition(".")[0] in ("run", "checkpoint", "seed_everything", "replicates"):
             raise UserError(f"space.{key}: it says where and how a run is kept, not how it learns; search another key")
+    _check_length(builder, settings)
     for point in space.examples():
         try:
-            builder.check(point)
+            builder.check(point, here=settings.backend != "slurm")
         except UserError as error:
             raise _placed(error, point) from error
+
+
+def _check_length(builder: TrialBuilder, settings: SweepSettings) -> None:
+    """A pruner decides at shares of a training's length."""
+    epochs, pruner = builder.config["trainer"].get("max_epochs"), settings.study.pruner.name
+    if pruner != "none" and (epochs is None or epochs < 0):
+        raise UserError(
+            f"trainer.max_epochs: {epochs} leaves open when {pruner} decides; set it, or study.pruner: none"
+        )
 
 
 def _placed(error: UserError, point: Mapping[str, object]) -> UserError:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mlp_lab.cli.bench import BenchCLI
-from mlp_lab.cli.checks import check_config
+from mlp_lab.cli.checks import check_config, check_monitor, check_training
 from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
@@ -131,15 +132,23 @@ class TrialBuilder:
         except UserError:
             return None
 
-    def check(self, settings: Mapping[str, object]) -> None:
+    def check(self, settings: Mapping[str, object], *, here: bool = True) -> None:
         """Tries the settings without training.
 
+        Args:
+            settings: of a point.
+            here: whether trials are trained on this machine, so that its devices must do.
+
         Raises:
-            UserError: They do not fit the config, the model or the data.
+            UserError: They do not fit the config, the model, the data or the trainer.
         """
         config = self.parse(settings)
-        if _key(config.data) == _key(self._base.data):
-            MLPModule(self.data.spec_dict, **_plain(config.model))
+        data = self._data_of(config)
+        module = MLPModule(data.spec_dict, **_plain(config.model))
+        check_monitor(config.early_stopping.monitor, data)
+        if here:
+            trainer = build_trainer(trainer_settings(config))
+            check_training(trainer, module, data)
 
     def build(self, settings: Mapping[str, object], seed: int) -> Run:
         """Builds module, data and the trainer's settings, seeded as `fit` seeds them.
@@ -151,7 +160,7 @@ class TrialBuilder:
         data = self._data_of(config)
         L.seed_everything(seed, workers=True, verbose=False)
         module = MLPModule(data.spec_dict, **_plain(config.model))
-        trainer = {**config.trainer.as_dict(), **QUIET}
+        trainer = trainer_settings(config)
         stop, diagnostics = _plain(config.early_stopping), _plain(config.diagnostics)
         return Run(module=module, data=data, trainer=trainer, early_stopping=stop, diagnostics=diagnostics)
 
@@ -163,6 +172,33 @@ class TrialBuilder:
             assert isinstance(built, TensorDataModule)
             self._data = {_key(self._base.data): self.data, key: built}
         return self._data[key]
+
+
+def trainer_settings(config: Any) -> dict[str, Any]:
+    """Returns the arguments of a trial's trainer; it trains on one device, however many there are."""
+    settings = {**config.trainer.as_dict(), **QUIET}
+    return settings | ({"devices": 1} if settings.get("devices") == "auto" else {})
+
+
+def build_trainer(settings: Mapping[str, Any]) -> L.Trainer:
+    """Builds the trainer of a trial.
+
+    Raises:
+        UserError: It takes no such arguments, or trains in several processes: each of them would be taken for a worker
+            of the sweep; or it leaves no validation to judge a trial by.
+    """
+    try:
+        trainer = L.Trainer(**settings)
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    if trainer.world_size > 1:
+        raise UserError(
+            f"trainer.devices: {settings.get('devices')} means {trainer.world_size} processes, and a trial trains in "
+            "one; use 1, and a worker for each device (cluster.workers)"
+        )
+    if not trainer.limit_val_batches:
+        raise UserError("trainer.limit_val_batches: 0 leaves nothing to judge a trial by; use 1 or more, or 1.0")
+    return trainer
 
 
 def build_backend(settings: SweepSettings, builder: TrialBuilder, directory: Path) -> Backend:

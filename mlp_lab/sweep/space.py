@@ -141,16 +141,33 @@ class Space:
         return grid
 
     def examples(self) -> list[dict[str, object]]:
-        """Returns points that hold every end of every range and every choice, conditions aside, for checks."""
-        ends = {parameter.key: parameter.ends() for parameter in self.parameters}
-        points: list[dict[str, object]] = []
-        for index in range(max(len(values) for values in ends.values())):
-            point: dict[str, object] = {key: values[index % len(values)] for key, values in ends.items()}
-            for parameter in self.parameters:
-                if parameter.per_layer:
-                    point[parameter.key] = [point[parameter.key]] * self._depth(point)
-            points.append(point)
+        """Returns points that hold every end of every range and every choice where its conditions hold, for checks."""
+        most = max(len(parameter.ends()) for parameter in self.parameters)
+        points = [self._example({}, index) for index in range(most)]
+        for parameter in self.parameters:
+            for end in parameter.ends():
+                if not any(_shows(point.get(parameter.key, _ABSENT), end) for point in points):
+                    points.append(self._example({**self._where(parameter), parameter.key: end}, 0))
         return points
+
+    def _example(self, wanted: Mapping[str, Any], index: int) -> dict[str, object]:
+        """Returns a point with some wanted values, and of other keys the end of a number."""
+
+        def value(_: str, parameter: Parameter) -> Any:
+            ends = parameter.ends()
+            return wanted.get(parameter.key, ends[index % len(ends)])
+
+        return self.settings(value)
+
+    def _where(self, parameter: Parameter) -> dict[str, Any]:
+        """Returns values of other keys with which a parameter is searched, as far as there are such."""
+        conditions = dict.fromkeys(_depth_of(parameter, {one.key: one for one in self.parameters}), ">0")
+        found: dict[str, Any] = {}
+        for other, condition in {**conditions, **parameter.when}.items():
+            needed = next(one for one in self.parameters if one.key == other)
+            met = [value for value in _candidates(needed, condition) if holds(condition, value)]
+            found |= {**self._where(needed), other: met[0]} if met else {}
+        return found
 
     def canonical(self) -> dict[str, Any]:
         """Returns the space in plain types, equal for equal spaces however they are written."""
@@ -197,6 +214,21 @@ def holds(condition: object, value: object) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return OPERATORS[sign](value, float(text))
     return OPERATORS[sign](str(value).lower(), text.lower())
+
+
+def _candidates(parameter: Parameter, condition: object) -> list[Any]:
+    """Returns values of a parameter of which one meets a condition that can be met."""
+    named = list(condition) if isinstance(condition, list | tuple) else [condition]
+    match = _COMPARISON.fullmatch(condition) if isinstance(condition, str) else None
+    if match and parameter.kind != "categorical":
+        number = float(match[2])
+        named = [int(number) if parameter.kind == "int" else number]
+    return [*parameter.ends(), *(value for value in named if parameter.contains(value))]
+
+
+def _shows(value: object, end: object) -> bool:
+    """Says whether a point's value of a key is an end of its range, in whatever layer."""
+    return end in value if isinstance(value, list) else type(value) is type(end) and value == end
 
 
 def _check_condition(key: str, other: str, condition: object, parameters: Mapping[str, Parameter]) -> None:

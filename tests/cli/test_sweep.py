@@ -126,6 +126,21 @@ def test_flags_win_over_the_yaml(table: Path) -> None:
         (("--model.dept", "3"), "model.dept: no such key; did you mean model.depth?"),
         (("--model.width", "3"), "--model.width: the space searches it; leave the flag out, or take the key out"),
         (("--storage", "sqlite:////proc/no/a.db"), "study.storage: /proc/no cannot be written ("),
+        (
+            ("--early_stopping.monitor", "val/acuracy"),
+            "early_stopping.monitor: 'val/acuracy' is unknown (did you mean 'val/accuracy'?)",
+        ),
+        (("--trainer.accelerator", "gpuu"), "trainer: "),
+        (
+            ("--backend", "serial", "--trainer.accelerator", "cpu", "--trainer.devices", "2"),
+            "trainer.devices: 2 means 2 processes, and a trial trains in one; use 1, and a worker for each device",
+        ),
+        (
+            ("--trainer.max_epochs", "-1", "--trainer.max_steps", "9"),
+            "trainer.max_epochs: -1 leaves open when asha decides; set it, or study.pruner: none",
+        ),
+        (("--trainer.limit_val_batches", "0"), "trainer.limit_val_batches: 0 leaves nothing to judge a trial by"),
+        (("--trainer.val_check_interval", "99"), "trainer.val_check_interval: 99 is more than the 6 batches"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_nothing_is_written(
@@ -156,6 +171,11 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
         ),
         ("run.name", {"type": "categorical", "choices": ["a"]}, "space.run.name: it says where and how a run is kept"),
         ("model.depth", {"type": "int", "low": 3, "high": 1}, "space.model.depth: low 3 is above high 1; swap them"),
+        (
+            "data.batch_size",
+            {"type": "categorical", "choices": [8, 100_000]},
+            "space.data.batch_size: 100000 is larger than the 48 training rows",
+        ),
     ],
 )
 def test_mistakes_of_the_space_are_told_in_one_line(
@@ -167,6 +187,46 @@ def test_mistakes_of_the_space_are_told_in_one_line(
     assert answer.err.startswith(f"error: {line}")
     assert answer.err.count("\n") == 1
     assert not (table / "runs").exists()
+
+
+def test_settings_of_one_choice_may_depend_on_it(table: Path, bench: Bench) -> None:
+    """Alone, each end of a range would be refused with the other optimizer, or schedule."""
+    space: dict[str, Any] = {
+        "model.optimizer.name": {"type": "categorical", "choices": ["adam", "sgd"]},
+        "model.optimizer.momentum": {"type": "float", "low": 0, "high": 0.9, "when": {"model.optimizer.name": "sgd"}},
+        "model.optimizer.nesterov": {
+            "type": "categorical",
+            "choices": [True, False],
+            "when": {"model.optimizer.momentum": ">0"},
+        },
+    }
+    write_sweep(table / "sweep.yaml", space=space)
+    answer = bench("sweep", "--config", "sweep.yaml")
+    assert (answer.status, answer.err) == (0, "")
+    wrong = space["model.optimizer.momentum"] | {"high": -0.5, "low": -1.0}
+    write_sweep(table / "wrong.yaml", space=space | {"model.optimizer.momentum": wrong})
+    answer = bench("sweep", "--config", "wrong.yaml")
+    assert answer.status == 2
+    assert answer.err.startswith("error: space.model.optimizer.momentum: -0.5 is out of range")
+
+
+def test_steps_of_several_batches_are_trained_alone(table: Path, bench: Bench) -> None:
+    assert bench("sweep", "--config", "sweep.yaml", "--trainer.accumulate_grad_batches", "2").status == 0
+    assert {row["state"] for row in rows(table / "runs/sweeps/sweep/trials.csv")} == {"complete"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--cluster", "local"), {"executor": "local", "workers": 4}),
+        (("--cluster.workers", "2", "--cluster", "local"), {"executor": "local", "workers": 2}),
+        (("--cluster", "local", "--cluster.workers", "2"), {"executor": "local", "workers": 2}),
+    ],
+)
+def test_a_word_changes_one_key_of_its_group(words: tuple[str, ...], expected: dict[str, Any], table: Path) -> None:
+    write_sweep(table / "sweep.yaml", cluster={"executor": "slurm", "workers": 4})
+    content, _, _ = read_sweep(["--config", "sweep.yaml", *words])
+    assert content["cluster"] == expected
 
 
 def test_another_space_is_refused_and_the_study_untouched(table: Path, bench: Bench) -> None:

@@ -134,5 +134,22 @@ def test_examples_hold_every_end_and_every_choice() -> None:
     found = space.examples()
     assert {point["model.depth"] for point in found} == {0, 4}
     assert {point["a"] for point in found} == {"relu", "tanh"}
-    assert [] in [point["model.width"] for point in found]
-    assert [256] * 4 in [point["model.width"] for point in found]
+    assert {tuple(point["model.width"]) for point in found if "model.width" in point} == {(16,) * 4, (256,) * 4}
+
+
+def test_examples_hold_what_has_conditions_where_they_hold() -> None:
+    space = Space.read(
+        {
+            "model.depth": DEPTH,
+            "a": {**NAMES, "when": {"model.depth": "==3"}},
+            "b": {**NAMES, "when": {"a": ["tanh"]}},
+            "c": {**NAMES, "when": {"model.depth": ">1"}},
+            "d": {**NAMES, "when": {"a": "!=tanh"}},
+        }
+    )
+    found = space.examples()
+    for key in "abcd":
+        assert {point[key] for point in found if key in point} == {"relu", "tanh"}
+    assert all(point["model.depth"] == 3 for point in found if "a" in point)
+    assert all(point["a"] == "tanh" for point in found if "b" in point)
+    assert all(point["a"] == "relu" for point in found if "d" in point)

@@ -87,6 +87,7 @@ def _has_faster_products() -> bool:
 
 def linear_by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computes xWᵀ + b of float32 on the CPU, past autograd."""
+    bias = None if bias is None else bias.contiguous()  # oneDNN would take the values that lie between
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 

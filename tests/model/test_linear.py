@@ -88,6 +88,22 @@ def test_second_derivatives_are_those_of_pytorch(shape: tuple[int, int, int]) ->
 
 
 @needs_onednn
+@pytest.mark.usefixtures("by_onednn")
+@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("laid", ["turned", "sliced", "expanded"])
+def test_values_may_lie_anyhow(which: int, laid: str) -> None:
+    def lay(tensor: Tensor) -> Tensor:
+        if laid == "turned":
+            return tensor.mT.contiguous().mT if tensor.dim() == 2 else tensor
+        if laid == "sliced":
+            return torch.stack([tensor, torch.full_like(tensor, 99.0)], dim=-1)[..., 0]
+        return tensor.flatten()[:1].expand(tensor.shape)
+
+    given = [lay(one.detach()) if place == which else one.detach() for place, one in enumerate(leaves(7, 5, 3))]
+    assert_near(linear(*given), F.linear(*doubled(given)))
+
+
+@needs_onednn
 def test_what_needs_no_gradient_costs_no_product(by_onednn: list[tuple[int, ...]]) -> None:
     x, weight, bias = leaves(7, 5, 3)
     linear(x.detach(), weight, bias).sum().backward()

@@ -127,9 +127,11 @@ def _product(way: _Way, left: Tensor, right: Tensor) -> Tensor:
     """Returns left · right, (H, B) or (n, H, B)."""
     if way is not _Way.ONEDNN:
         return torch.matmul(left, right)
-    if left.dim() == 2:
+    if left.dim() == 3:
+        return torch.stack([_product(way, one, other) for one, other in zip(left, right, strict=True)])
+    if left.is_contiguous() or left.shape[0] <= right.shape[1]:
         return linear_by_onednn(left, right.mT)
-    return torch.stack([linear_by_onednn(one, other.mT) for one, other in zip(left, right, strict=True)])
+    return linear_by_onednn(right.mT, left).mT  # it copies what does not lie in rows: here the smaller one
 
 
 def _write_(way: _Way, out: Tensor, left: Tensor, right: Tensor) -> None:

@@ -87,11 +87,16 @@ class PopulationModule(SteppedPopulation):
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
-        """Builds what depends on who is in the stack."""
+        """Builds what depends on who is in the stack, where the stack is: Lightning moves only what it begins with."""
         train, evaluate = zip(*(self._criteria[number] for number in self.numbers), strict=True)
         self.train_loss, self.eval_loss = MemberLoss(train), MemberLoss(evaluate)
         self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
         self.ensemble = Meter(self.spec)
+        weights = next(self.population.parameters())
+        for loss in (self.train_loss, self.eval_loss):
+            loss.to(weights)
+        for meter in (self.meters, self.ensemble):
+            meter.to(weights.device)  # scores keep the type that they are computed in
 
     def networks(self) -> list[MLP]:
         """Returns every member's network as it is now, or was when it left the stack, in their order."""

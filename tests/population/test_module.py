@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from mlp_lab.errors import NonFiniteError
 from mlp_lab.population.module import PopulationModule
@@ -133,3 +134,24 @@ def test_a_resumed_population_is_one_that_never_stopped(cut: int, tmp_path: Path
     assert whole.scores == second.scores
     for one, other in zip(states(whole), states(second), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_built_for_a_smaller_stack_is_where_the_stack_is() -> None:
+    """Without a GPU: the meta device stands for one."""
+    members = [alone(number, dropout=0.0, label_smoothing=0.1 * number, norm="batch") for number in range(3)]
+    population = PopulationModule(members).to("meta")
+    population.leave([0, 1])
+    tensors = [*population.buffers(), *population.population.keep([0, 1]).buffers()]
+    for metric in population.modules():
+        if isinstance(metric, Metric):
+            tensors += [value for name in metric._defaults if isinstance(value := getattr(metric, name), Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_losses_of_a_smaller_stack_are_of_its_type() -> None:
+    members = [alone(number, dropout=0.0, class_weights=[2.0] * 10) for number in (0, 2, 4)]  # one speaks for all
+    population = PopulationModule(members).double()
+    population.leave([1, 2])
+    assert {weights.dtype for weights in population.train_loss.buffers() if weights.is_floating_point()} == {
+        torch.float64
+    }

@@ -83,6 +83,8 @@ class ScoredPopulation(StraightModule):
         scores = cast(MemberMeters, self.meters["val"]).compute()
         fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
         active = self.stack_optimizer.active if fitting else [number not in self.failed for number in self.numbers]
+        if fitting and not any(active):
+            return
         for number, of_member, alive in zip(self.numbers, scores, active, strict=True):
             if alive:
                 self.scores[number] = of_member
@@ -96,6 +98,8 @@ class ScoredPopulation(StraightModule):
             for place, number in enumerate(self.numbers):
                 if active[place] and self.stop.update(number, scores[place]):
                     active[place] = False
+        if not any(active):
+            self.trainer.should_stop = True
 
     def on_test_epoch_end(self) -> None:
         """Logs the mean and the standard deviation over members, and the scores of the ensemble."""

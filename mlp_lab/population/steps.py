@@ -51,11 +51,13 @@ class SteppedPopulation(ScoredPopulation):
     quiet_steps = quiet_till_log
 
     def on_train_start(self) -> None:
-        """Sets the learning rates of the first step."""
+        """Sets the learning rates of the first step; where all had stopped before, there is none."""
         super().on_train_start()
         self._running.sums = self._running.sums.to(self.device)
         self._plan()
         self._set_rates(self.trainer.global_step)
+        if not any(self.stack_optimizer.active):
+            self.trainer.should_stop = True
 
     def _plan(self) -> None:
         """Plans the rates of those in the stack, and how their steps are taken on their device."""
@@ -190,6 +192,8 @@ class SteppedPopulation(ScoredPopulation):
     def _record_training_loss(self, step: int) -> None:
         means = self._running.take(self.numbers, self.trainer.current_epoch)
         active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
+        if not active:
+            return
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
         self.record(values, step)

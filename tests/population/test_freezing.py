@@ -68,3 +68,26 @@ def test_statistics_of_a_frozen_member_stop_no_checkpoint(tmp_path: Path) -> Non
     population = PopulationModule(members)
     saved(population, tmp_path)
     assert list(population.failed) == [1]
+
+
+class Prune(L.Callback):
+    """Ends members after a validation pass, as a sweep does."""
+
+    def __init__(self, *members: int) -> None:
+        self.members = members
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PopulationModule)
+        for place, number in enumerate(pl_module.numbers):
+            if number in self.members:
+                pl_module.stack_optimizer.active[place] = False
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_where_the_last_member_that_trains_breaks_the_run_ends(deferred: bool) -> None:
+    """The other one had stopped: it is finite, and so nothing is to be raised."""
+    population = PopulationModule([alone(number) for number in range(2)])
+    population.deferred = deferred
+    trainer = fit(population, 4, callbacks=[Poison(20), Prune(0)], log_every_n_steps=1)
+    assert list(population.failed) == [1]
+    assert 20 <= trainer.global_step <= 21

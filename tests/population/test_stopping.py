@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import lightning as L
 import pytest
 import torch
 
 from mlp_lab.errors import UserError
+from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.checkpoints import EarlyStop
+from tests.population.fits import alone, distance, fit
 
 
 def passes_alone(monitor: str, values: list[float], *, patience: int, min_delta: float) -> int:
@@ -55,3 +59,39 @@ def test_a_value_that_is_no_number_stops_a_member_and_no_other() -> None:
 def test_a_patience_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match=r"population\.patience: 0; accepted: an integer of at least 1"):
         MemberStop(patience=0)
+
+
+ONE_PASS: dict[str, Any] = {"patience": 1, "min_delta": 1e9}  # the second pass is no improvement
+
+
+def test_where_all_stop_within_an_epoch_the_run_ends_there() -> None:
+    population = PopulationModule([alone(number) for number in range(2)], stop=MemberStop(**ONE_PASS))
+    together = fit(population, 3, val_check_interval=5, log_every_n_steps=1)
+    one = fit(alone(0), 3, val_check_interval=5, callbacks=[EarlyStop(**ONE_PASS)])
+    assert together.global_step == one.global_step == 10
+
+
+def test_a_run_whose_members_have_all_stopped_takes_no_more_steps(tmp_path: Path) -> None:
+    first, second = (PopulationModule([alone(0), alone(1)], stop=MemberStop(**ONE_PASS)) for _ in range(2))
+    one = fit(first, 5)
+    one.save_checkpoint(tmp_path / "stopped.ckpt")
+    two = fit(second, 5, ckpt_path=str(tmp_path / "stopped.ckpt"), log_every_n_steps=1)
+    assert one.global_step == two.global_step == 30
+    for mine, other in zip(first.networks(), second.networks(), strict=True):
+        assert distance(mine, other) == 0.0
+
+
+class PruneAll(L.Callback):
+    """Ends all members, however many epochs there must be."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PopulationModule)
+        pl_module.stack_optimizer.active[:] = [False] * len(pl_module.numbers)
+
+
+def test_where_all_have_stopped_and_epochs_are_left_nothing_changes() -> None:
+    whole, ended = (PopulationModule([alone(0), alone(2)]) for _ in range(2))
+    fit(whole, 1)
+    assert fit(ended, 5, min_epochs=3, callbacks=[PruneAll()], log_every_n_steps=1).global_step == 45
+    for mine, other in zip(whole.networks(), ended.networks(), strict=True):
+        assert distance(mine, other) == 0.0

@@ -134,6 +134,7 @@ class PopulationModule(SteppedPopulation):
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
         if self._running.rows:
             self._record_training_loss(self.trainer.global_step)
+        self.let_stop(self.trainer.global_step)
         active = self.stack_optimizer.active
         if not any(active):
             self.trainer.should_stop = True
@@ -178,7 +179,8 @@ class PopulationModule(SteppedPopulation):
             "finished": {number: mlp.state_dict() for number, mlp in self.finished.items()},
             "scores": self.scores,
             "active": list(self.stack_optimizer.active),
-            "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
+            "last_pass": sorted(self.last_pass),
+            "stop": None if self.stop is None else self.stop.state_dict(),
             **self._running.state_dict(),
             "best": self.best,
             "is_best": self.keeps_best,
@@ -206,5 +208,6 @@ class PopulationModule(SteppedPopulation):
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._running.load_state_dict(state)
         self._active = list(state["active"])
+        self.last_pass = set(state.get("last_pass", ()))  # checkpoints of an older version have none
         if self.stop is not None and state["stop"] is not None:
-            self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])
+            self.stop.load_state_dict(state["stop"])

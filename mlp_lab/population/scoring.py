@@ -37,6 +37,8 @@ class ScoredPopulation(StraightModule):
     ensemble: Meter
     best: dict[int, dict[str, Any]]
     keeps_best: bool
+    last_pass: set[int]
+    """Members that have stopped within the epoch, which the next validation pass is to measure once more."""
 
     def leave(self, numbers: Sequence[int]) -> None:
         """Notes which members are in the stack now."""
@@ -80,26 +82,54 @@ class ScoredPopulation(StraightModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the mean and the standard deviation over members, and decides which of them stop."""
-        scores = cast(MemberMeters, self.meters["val"]).compute()
+        scores = [in_float32(of_member) for of_member in cast(MemberMeters, self.meters["val"]).compute()]
         fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        active = self.stack_optimizer.active if fitting else [number not in self.failed for number in self.numbers]
-        if fitting and not any(active):
-            return
-        for number, of_member, alive in zip(self.numbers, scores, active, strict=True):
-            if alive:
+        if fitting:
+            active = self.stack_optimizer.active
+            measured = [on or number in self.last_pass for on, number in zip(active, self.numbers, strict=True)]
+            self.last_pass.clear()
+            if not any(measured):
+                return
+        else:
+            measured = [number not in self.failed for number in self.numbers]
+        for number, of_member, counts in zip(self.numbers, scores, measured, strict=True):
+            if counts:
                 self.scores[number] = of_member
-        told = [of_member for of_member, alive in zip(scores, active, strict=True) if alive] or scores
+        told = [of_member for of_member, counts in zip(scores, measured, strict=True) if counts] or scores
         values = {f"val/{name}": value for name, value in spread(told).items()}
         self._show(values)
         if not fitting:
             return
         self.record(values, self.trainer.global_step)
         if self.stop is not None:
-            for place, number in enumerate(self.numbers):
-                if active[place] and self.stop.update(number, scores[place]):
-                    active[place] = False
-        if not any(active):
+            for number, of_member, on in zip(self.numbers, scores, active, strict=True):
+                if on:
+                    self.stop.update(number, of_member)
+            self.let_stop(self.trainer.global_step, ending=self.trainer.is_last_batch)
+
+    def let_stop(self, step: int, *, ending: bool = False) -> list[int]:
+        """Ends the training of members whose stop is decided, if Lightning would end it of one alone.
+
+        Args:
+            step: optimizer steps that have been taken.
+            ending: whether the epoch counts as over.
+
+        Returns:
+            The members.
+        """
+        loop = self.trainer.fit_loop
+        epochs = loop.epoch_progress.current.processed + ending  # type: ignore[attr-defined]
+        if self.stop is None or epochs < (loop.min_epochs or 0) or step < (loop.min_steps or 0):
+            return []
+        gone = []
+        for place, number in enumerate(self.numbers):
+            if number in self.stop.decided and self.stack_optimizer.active[place]:
+                self.stack_optimizer.active[place] = False
+                gone.append(number)
+        self.stop.decided.clear()
+        if gone and not any(self.stack_optimizer.active):
             self.trainer.should_stop = True
+        return gone
 
     def on_test_epoch_end(self) -> None:
         """Logs the mean and the standard deviation over members, and the scores of the ensemble."""
@@ -112,6 +142,11 @@ class ScoredPopulation(StraightModule):
     def _show(self, values: Mapping[str, float]) -> None:
         shown = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
         self.log_dict(shown, logger=False, batch_size=1)
+
+
+def in_float32(scores: Mapping[str, float]) -> dict[str, float]:
+    """Returns scores as a run alone shows them to callbacks."""
+    return {name: torch.tensor(score, dtype=torch.float32).item() for name, score in scores.items()}
 
 
 def wide(logits: Tensor) -> Tensor:

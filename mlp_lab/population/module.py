@@ -24,6 +24,7 @@ from mlp_lab.population.freezing import freeze_broken_
 from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.stack import Population
 from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
@@ -75,7 +76,7 @@ class PopulationModule(SteppedPopulation):
         self.failed: dict[int, int] = {}
         """Members that became non-finite, and in which step."""
         self.finished: dict[int, MLP] = {}
-        """Members that have left the stack, as they were at their end."""
+        """Members that have left the stack, as they were at their end; on the CPU."""
         self.scores: list[dict[str, float]] = [{} for _ in members]
         """Per member, its validation scores of the last pass it took part in."""
         self.best: dict[int, dict[str, Any]] = {}
@@ -97,11 +98,6 @@ class PopulationModule(SteppedPopulation):
             loss.to(weights)
         for meter in (self.meters, self.ensemble):
             meter.to(weights.device)  # scores keep the type that they are computed in
-
-    def networks(self) -> list[MLP]:
-        """Returns every member's network as it is now, or was when it left the stack, in their order."""
-        known = self.finished | dict(zip(self.numbers, self.population.unstack(), strict=True))
-        return [known[number] for number in range(len(self.configs))]
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -152,7 +148,7 @@ class PopulationModule(SteppedPopulation):
         kept = [place for place, alive in enumerate(optimizer.active) if alive]
         for place, alive in enumerate(optimizer.active):
             if not alive:
-                self.finished[self.numbers[place]] = self.population.member(place)
+                self.finished[self.numbers[place]] = self.population.member(place).cpu()
         self.population = self.population.keep(kept)
         self._running.keep(kept)
         self.leave([self.numbers[place] for place in kept])
@@ -164,7 +160,7 @@ class PopulationModule(SteppedPopulation):
         configs = [self.configs[number] for number in self.numbers]
         clip = [self.clip[number] for number in self.numbers]
         optimizer = StackOptimizer(self.population, configs, clip, self.deferred)
-        optimizer.active = list(self._active or optimizer.active)
+        optimizer.active, self._active = self._active or optimizer.active, []
         return optimizer
 
     # ---- state ----------------------------------------------------------------------------------------------------
@@ -191,15 +187,14 @@ class PopulationModule(SteppedPopulation):
         """Brings the stack to the members that were in it or, where it is not to be trained, to their best states."""
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # Lightning does it after loading, which would round the weights to float32
+        if len(self.numbers) < len(self.configs):  # it may hold members that have left here
+            self.fill(self.networks(), range(len(self.configs)))
         state = checkpoint["population"]
-        if state["is_best"] and not (self._trainer and self.trainer.state.fn == TrainerFn.FITTING):
-            take_best(self, checkpoint)
-            return
         gone = [number for number in self.numbers if number not in state["numbers"]]
         for number in gone:
             mlp = self.population.member(self.numbers.index(number))
             mlp.load_state_dict(state["finished"][number])
-            self.finished[number] = mlp
+            self.finished[number] = mlp.cpu()
         if gone:
             self.population = self.population.keep([self.numbers.index(number) for number in state["numbers"]])
             self.numbers = list(state["numbers"])
@@ -207,7 +202,11 @@ class PopulationModule(SteppedPopulation):
         self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._running.load_state_dict(state)
-        self._active = list(state["active"])
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        self._active = list(state["active"]) if fitting else []
         self.last_pass = set(state.get("last_pass", ()))  # checkpoints of an older version have none
         if self.stop is not None and state["stop"] is not None:
             self.stop.load_state_dict(state["stop"])
+        if state["is_best"] and not fitting:
+            take_best(self, checkpoint)
+            self._running = RunningLosses(len(self.numbers))

@@ -5,6 +5,7 @@ Symbols: K members, B batch, C outputs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.spec import DataSpec
+from mlp_lab.model.mlp import MLP
 from mlp_lab.population.ensemble import ensemble_logits
 from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
 from mlp_lab.population.optimizers import StackOptimizer
@@ -37,12 +39,33 @@ class ScoredPopulation(StraightModule):
     ensemble: Meter
     best: dict[int, dict[str, Any]]
     keeps_best: bool
+    finished: dict[int, MLP]
+    _trains: tuple[Population, list[int], dict[int, MLP]] | None = None  # the stack that trains, in an evaluation
     last_pass: set[int]
     """Members that have stopped within the epoch, which the next validation pass is to measure once more."""
 
     def leave(self, numbers: Sequence[int]) -> None:
         """Notes which members are in the stack now."""
         raise NotImplementedError
+
+    def networks(self) -> list[MLP]:
+        """Returns copies of every member's network as it is now, or was when it left the stack, in their order."""
+        weights = next(self.population.parameters())
+        known = {number: copy.deepcopy(mlp).to(weights) for number, mlp in self.finished.items()}
+        known |= zip(self.numbers, self.population.unstack(), strict=True)
+        return [known[number] for number in range(len(self.scores))]
+
+    def fill(self, networks: Sequence[MLP], numbers: Sequence[int]) -> None:
+        """Makes some members the stack; the others have left it.
+
+        Args:
+            networks: of all members.
+            numbers: of those in the stack.
+        """
+        kept = [networks[number] for number in numbers]
+        self.population = Population(kept, self.population.layout.bucket).train(self.population.training)
+        self.finished = {number: mlp.cpu() for number, mlp in enumerate(networks) if number not in numbers}
+        self.leave(numbers)
 
     @property
     def stack_optimizer(self) -> StackOptimizer:
@@ -57,6 +80,45 @@ class ScoredPopulation(StraightModule):
     def forward(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
         """Returns the logits of all members in the stack, (K, B, C)."""
         return cast(Tensor, self.population(numeric, categorical))
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Puts back the stack that trains, where an evaluation was cut off."""
+        self._let_go()
+
+    def on_validation_start(self) -> None:
+        """Validates all members that have not failed, unless they are in training."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._gather()
+
+    def on_test_start(self) -> None:
+        """Tests all members that have not failed."""
+        self._gather()
+
+    def on_predict_start(self) -> None:
+        """Predicts by all members that have not failed."""
+        self._gather()
+
+    def on_validation_end(self) -> None:
+        """Puts back the stack that trains."""
+        self._let_go()
+
+    on_test_end = on_predict_end = on_validation_end
+
+    def _gather(self) -> None:
+        """Stacks those that have stopped and left with those that have not, without those that are not finite."""
+        finite = [number for number in range(len(self.scores)) if number not in self.failed]
+        if finite and finite != self.numbers:
+            self._trains = (self.population, self.numbers, self.finished)
+            with torch.inference_mode(False), torch.no_grad():
+                self.fill(self.networks(), finite)
+
+    def _let_go(self) -> None:
+        if self._trains is not None:
+            population, numbers, self.finished = self._trains
+            self.population, self._trains = population.train(self.training), None
+            self.leave(numbers)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch to every member's validation metrics."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import lightning as L
 import pytest
 import torch
 
@@ -19,7 +18,7 @@ from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
-from tests.population.fits import alone, distance, fit
+from tests.population.fits import Prune, alone, distance, fit
 
 
 def passes_alone(monitor: str, values: list[float], *, patience: int, min_delta: float) -> int:
@@ -85,18 +84,10 @@ def test_a_run_whose_members_have_all_stopped_takes_no_more_steps(tmp_path: Path
         assert distance(mine, other) == 0.0
 
 
-class PruneAll(L.Callback):
-    """Ends all members, however many epochs there must be."""
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, PopulationModule)
-        pl_module.stack_optimizer.active[:] = [False] * len(pl_module.numbers)
-
-
 def test_where_all_have_stopped_and_epochs_are_left_nothing_changes() -> None:
     whole, ended = (PopulationModule([alone(0), alone(2)]) for _ in range(2))
     fit(whole, 1)
-    assert fit(ended, 5, min_epochs=3, callbacks=[PruneAll()], log_every_n_steps=1).global_step == 45
+    assert fit(ended, 5, min_epochs=3, callbacks=[Prune(0, 1)], log_every_n_steps=1).global_step == 45
     for mine, other in zip(whole.networks(), ended.networks(), strict=True):
         assert distance(mine, other) == 0.0
 

@@ -102,15 +102,20 @@ class PopulationModule(SteppedPopulation):
     # ---- training -------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Refuses several processes; applies a data-dependent init to a fresh model.
+        """Refuses what is not of one member; applies a data-dependent init to a fresh model.
 
         Raises:
-            UserError: `trainer.devices` is above 1.
+            UserError: `trainer.devices` is above 1, or `trainer.gradient_clip_val` is set.
         """
         if self.trainer.world_size > 1:
             raise UserError(
                 f"trainer.devices: {self.trainer.world_size} processes for one population; use --trainer.devices 1, "
                 "and one worker per device on one study"
+            )
+        if limit := self.trainer.gradient_clip_val:
+            raise UserError(
+                f"trainer.gradient_clip_val: {limit} would be the limit of all members together; use "
+                f"PopulationModule(members, clip=[{limit}] * {len(self.configs)}), a limit for each"
             )
         if not self.trainer.ckpt_path:
             self._initialise()

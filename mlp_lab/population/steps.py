@@ -76,7 +76,7 @@ class SteppedPopulation(ScoredPopulation):
         self._flags = self._graph = None
         if self.stack_optimizer.joint:
             self._flags = Flags(len(self.numbers), self.trainer.global_step, self.device)
-            if can_capture(self.device) and not self.mixup and not self.trainer.gradient_clip_val:
+            if can_capture(self.device) and not self.mixup:
                 self._graph = StepGraph(self._whole_step)
 
     def on_train_end(self) -> None:

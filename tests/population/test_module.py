@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mlp_lab.errors import NonFiniteError
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.checkpoints import EarlyStop
@@ -113,6 +113,14 @@ def test_a_member_that_has_stopped_keeps_its_statistics_and_counters() -> None:
         epochs.append(fit(module, epochs=5, callbacks=[EarlyStop(**stop)]).current_epoch)  # type: ignore[arg-type]
         assert distance(module.model, network) < 1e-9
     assert epochs[0] < min(epochs[1:])
+
+
+def test_a_norm_of_all_members_together_is_no_limit() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^trainer.gradient_clip_val: 0.5 would be .* members together; .*clip=\[0.5\] \* 2\), a limit for each$",
+    ):
+        fit(PopulationModule([alone(0), alone(1)]), gradient_clip_val=0.5)
 
 
 def test_max_steps_is_exact() -> None:

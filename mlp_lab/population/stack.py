@@ -162,7 +162,8 @@ class Population(nn.Module):
         memo |= {id(buffer): views[name].clone() for name, buffer in skeleton.named_buffers() if name in views}
         mlp = copy.deepcopy(skeleton, memo)
         self._count(number, mlp)
-        return mlp.train(self.training)
+        weights = next(self.parameters())
+        return mlp.to(weights).train(self.training)  # what of an encoder never changes is as it was given
 
     @torch.no_grad()
     def write_(self, number: int, mlp: MLP) -> None:

@@ -163,3 +163,13 @@ def test_losses_of_a_smaller_stack_are_of_its_type() -> None:
     assert {weights.dtype for weights in population.train_loss.buffers() if weights.is_floating_point()} == {
         torch.float64
     }
+
+
+def test_networks_are_together_wherever_members_have_ended() -> None:
+    population = PopulationModule([alone(number, dropout=0.0) for number in range(3)])
+    population.finished[2] = population.networks()[2]
+    population.leave([0, 1])
+    population.population = population.population.keep([0, 1])
+    population.to("meta")
+    assert {p.device.type for network in population.networks() for p in network.parameters()} == {"meta"}
+    assert {p.device.type for p in population.finished[2].parameters()} == {"cpu"}

@@ -101,6 +101,19 @@ class PopulationModule(SteppedPopulation):
 
     # ---- training -------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Refuses a device without float64, in which sums of losses and learning rates are kept.
+
+        Raises:
+            UserError: `trainer.accelerator` is mps.
+        """
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and self.trainer.strategy.root_device.type == "mps":
+            raise UserError(
+                "trainer.accelerator: mps has no float64, which the training of a population needs; "
+                "use --trainer.accelerator cpu"
+            )
+
     def on_fit_start(self) -> None:
         """Refuses what is not of one member; applies a data-dependent init to a fresh model.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -121,6 +122,15 @@ def test_a_norm_of_all_members_together_is_no_limit() -> None:
         match=r"^trainer.gradient_clip_val: 0.5 would be .* members together; .*clip=\[0.5\] \* 2\), a limit for each$",
     ):
         fit(PopulationModule([alone(0), alone(1)]), gradient_clip_val=0.5)
+
+
+def test_a_device_without_float64_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mps = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
+    population = PopulationModule([alone(0)])
+    monkeypatch.setattr(population, "_trainer", mps)
+    with pytest.raises(UserError, match=r"^trainer.accelerator: mps has no float64.*; use --trainer.accelerator cpu$"):
+        population.setup("fit")
+    population.setup("test")
 
 
 def test_max_steps_is_exact() -> None:

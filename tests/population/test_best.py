@@ -71,6 +71,10 @@ def test_a_checkpoint_of_any_stack_is_loaded_into_one_that_members_have_left(tmp
         trainer().test(population, digits(), ckpt_path=str(tmp_path / f"{name}.ckpt"), weights_only=True, verbose=False)
         for network, other in zip(population.networks(), networks, strict=True):
             assert distance(network, other) == 0.0
+    fit(whole, 3, ckpt_path=str(tmp_path / "whole.ckpt"))
+    fit(population, 3, ckpt_path=str(tmp_path / "whole.ckpt"))
+    for network, other in zip(population.networks(), whole.networks(), strict=True):
+        assert distance(network, other) == 0.0
 
 
 def test_the_score_is_the_mean_of_every_members_best(tmp_path: Path) -> None:

@@ -59,21 +59,21 @@ class BestMembers(BestCheckpoint):
 def take_best(module: ScoredPopulation, checkpoint: dict[str, Any]) -> None:
     """Puts every member's best state into a population that is about to be evaluated.
 
-    A member that was never finite has none and is left out.
+    A member that was never finite has none: it has failed, and is left out.
 
     Args:
-        module: as it was built, with all members.
+        module: with the members in the stack that are in that of the checkpoint.
         checkpoint: as `BestMembers` has saved it; its weights become those of the best states.
     """
-    best = checkpoint["population"]["best"]
-    kept = sorted(best)
-    if kept != list(range(len(module.population))):
-        module.population = module.population.keep(kept)
-    module.leave(kept)
-    for place, number in enumerate(kept):
-        for name, view in module.population.views(place).items():
-            view.copy_(best[number]["state"][name])
-    prefix = "population."
+    best, prefix = checkpoint["population"]["best"], "population."
     others = {key: value for key, value in checkpoint["state_dict"].items() if not key.startswith(prefix)}
+    stack = {key: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+    module.population.load_state_dict({key.removeprefix(prefix): value for key, value in stack.items()})
+    networks = module.networks()
+    for number, one in best.items():
+        networks[number].load_state_dict(one["state"])
+    module.fill(networks, sorted(best))
+    left_out = [number for number in range(len(networks)) if number not in best]
+    module.failed = {number: module.failed.get(number, checkpoint["global_step"]) for number in left_out}
     stacked = {f"{prefix}{key}": value for key, value in module.population.state_dict().items()}
     checkpoint["state_dict"] = {**others, **stacked}

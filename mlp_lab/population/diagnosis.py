@@ -80,7 +80,7 @@ class PopulationDiagnostics(L.Callback):
         if stage != TrainerFn.FITTING:
             return
         module = _population(pl_module)
-        if trainer.accumulate_grad_batches > 1:
+        if self.groups and trainer.accumulate_grad_batches > 1:
             raise UserError(
                 f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches} is not possible for the "
                 "diagnostics of a population; use 1, or --diagnostics.groups '[]'"
@@ -124,7 +124,7 @@ class PopulationDiagnostics(L.Callback):
     ) -> None:
         """Repeats the step's forward and backward pass, where it is to be measured, before any weight moves."""
         step = trainer.global_step + 1
-        if not any(step >= member.diagnostics.next_step for member in self.members):
+        if not self.groups or not any(step >= member.diagnostics.next_step for member in self.members):
             return
         module = _population(pl_module)
         self._measured = [member for member in self._live(module) if step >= member.diagnostics.next_step]
@@ -136,6 +136,8 @@ class PopulationDiagnostics(L.Callback):
 
     def quiet_steps(self, trainer: L.Trainer) -> int:
         """Needs to see the steps that are measured."""
+        if not self.groups:
+            return ANY
         due = [member.diagnostics.next_step for member in self._live(_population(trainer.lightning_module))]
         return max(0, min(due, default=ANY) - trainer.global_step - 1)
 

@@ -13,7 +13,7 @@ from mlp_lab.training.finite import all_finite
 
 
 def freeze_(module: ScoredPopulation, places: Sequence[int], steps: Sequence[int]) -> None:
-    """Freezes members of the stack.
+    """Freezes members of the stack; where the others have stopped, the run ends.
 
     Args:
         module: the population; its `failed` gets them.
@@ -32,8 +32,10 @@ def freeze_(module: ScoredPopulation, places: Sequence[int], steps: Sequence[int
             if tensor.is_floating_point():
                 tensor.nan_to_num_(0.0, 0.0, 0.0)  # a checkpoint holds finite numbers only
     members = len(module.scores)
-    if not any(optimizer.active) and len(module.failed) == members:
-        raise NonFiniteError(f"the losses of all {members} members are not finite", None)
+    if not any(optimizer.active):
+        if len(module.failed) == members:
+            raise NonFiniteError(f"the losses of all {members} members are not finite", None)
+        module.trainer.should_stop = True
 
 
 def freeze_broken_(module: ScoredPopulation) -> None:

@@ -24,6 +24,7 @@ from mlp_lab.population.freezing import freeze_broken_
 from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
+from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.stack import Population
 from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
@@ -75,7 +76,7 @@ class PopulationModule(SteppedPopulation):
         self.failed: dict[int, int] = {}
         """Members that became non-finite, and in which step."""
         self.finished: dict[int, MLP] = {}
-        """Members that have left the stack, as they were at their end."""
+        """Members that have left the stack, as they were at their end; on the CPU."""
         self.scores: list[dict[str, float]] = [{} for _ in members]
         """Per member, its validation scores of the last pass it took part in."""
         self.best: dict[int, dict[str, Any]] = {}
@@ -87,29 +88,47 @@ class PopulationModule(SteppedPopulation):
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
 
     def _arrange(self) -> None:
-        """Builds what depends on who is in the stack."""
+        """Builds what depends on who is in the stack, where the stack is: Lightning moves only what it begins with."""
         train, evaluate = zip(*(self._criteria[number] for number in self.numbers), strict=True)
         self.train_loss, self.eval_loss = MemberLoss(train), MemberLoss(evaluate)
         self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
         self.ensemble = Meter(self.spec)
-
-    def networks(self) -> list[MLP]:
-        """Returns every member's network as it is now, or was when it left the stack, in their order."""
-        known = self.finished | dict(zip(self.numbers, self.population.unstack(), strict=True))
-        return [known[number] for number in range(len(self.configs))]
+        weights = next(self.population.parameters())
+        for loss in (self.train_loss, self.eval_loss):
+            loss.to(weights)
+        for meter in (self.meters, self.ensemble):
+            meter.to(weights.device)  # scores keep the type that they are computed in
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def on_fit_start(self) -> None:
-        """Refuses several processes; applies a data-dependent init to a fresh model.
+    def setup(self, stage: str) -> None:
+        """Refuses a device without float64, in which sums of losses and learning rates are kept.
 
         Raises:
-            UserError: `trainer.devices` is above 1.
+            UserError: `trainer.accelerator` is mps.
+        """
+        super().setup(stage)
+        if stage == TrainerFn.FITTING and self.trainer.strategy.root_device.type == "mps":
+            raise UserError(
+                "trainer.accelerator: mps has no float64, which the training of a population needs; "
+                "use --trainer.accelerator cpu"
+            )
+
+    def on_fit_start(self) -> None:
+        """Refuses what is not of one member; applies a data-dependent init to a fresh model.
+
+        Raises:
+            UserError: `trainer.devices` is above 1, or `trainer.gradient_clip_val` is set.
         """
         if self.trainer.world_size > 1:
             raise UserError(
                 f"trainer.devices: {self.trainer.world_size} processes for one population; use --trainer.devices 1, "
                 "and one worker per device on one study"
+            )
+        if limit := self.trainer.gradient_clip_val:
+            raise UserError(
+                f"trainer.gradient_clip_val: {limit} would be the limit of all members together; use "
+                f"PopulationModule(members, clip=[{limit}] * {len(self.configs)}), a limit for each"
             )
         if not self.trainer.ckpt_path:
             self._initialise()
@@ -129,6 +148,7 @@ class PopulationModule(SteppedPopulation):
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
         if self._running.rows:
             self._record_training_loss(self.trainer.global_step)
+        self.let_stop(self.trainer.global_step)
         active = self.stack_optimizer.active
         if not any(active):
             self.trainer.should_stop = True
@@ -146,7 +166,7 @@ class PopulationModule(SteppedPopulation):
         kept = [place for place, alive in enumerate(optimizer.active) if alive]
         for place, alive in enumerate(optimizer.active):
             if not alive:
-                self.finished[self.numbers[place]] = self.population.member(place)
+                self.finished[self.numbers[place]] = self.population.member(place).cpu()
         self.population = self.population.keep(kept)
         self._running.keep(kept)
         self.leave([self.numbers[place] for place in kept])
@@ -158,7 +178,7 @@ class PopulationModule(SteppedPopulation):
         configs = [self.configs[number] for number in self.numbers]
         clip = [self.clip[number] for number in self.numbers]
         optimizer = StackOptimizer(self.population, configs, clip, self.deferred)
-        optimizer.active = list(self._active or optimizer.active)
+        optimizer.active, self._active = self._active or optimizer.active, []
         return optimizer
 
     # ---- state ----------------------------------------------------------------------------------------------------
@@ -173,7 +193,8 @@ class PopulationModule(SteppedPopulation):
             "finished": {number: mlp.state_dict() for number, mlp in self.finished.items()},
             "scores": self.scores,
             "active": list(self.stack_optimizer.active),
-            "stop": None if self.stop is None else {"best": self.stop.best, "waited": self.stop.waited},
+            "last_pass": sorted(self.last_pass),
+            "stop": None if self.stop is None else self.stop.state_dict(),
             **self._running.state_dict(),
             "best": self.best,
             "is_best": self.keeps_best,
@@ -184,15 +205,14 @@ class PopulationModule(SteppedPopulation):
         """Brings the stack to the members that were in it or, where it is not to be trained, to their best states."""
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
             self.double()  # Lightning does it after loading, which would round the weights to float32
+        if len(self.numbers) < len(self.configs):  # it may hold members that have left here
+            self.fill(self.networks(), range(len(self.configs)))
         state = checkpoint["population"]
-        if state["is_best"] and not (self._trainer and self.trainer.state.fn == TrainerFn.FITTING):
-            take_best(self, checkpoint)
-            return
         gone = [number for number in self.numbers if number not in state["numbers"]]
         for number in gone:
             mlp = self.population.member(self.numbers.index(number))
             mlp.load_state_dict(state["finished"][number])
-            self.finished[number] = mlp
+            self.finished[number] = mlp.cpu()
         if gone:
             self.population = self.population.keep([self.numbers.index(number) for number in state["numbers"]])
             self.numbers = list(state["numbers"])
@@ -200,6 +220,11 @@ class PopulationModule(SteppedPopulation):
         self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._running.load_state_dict(state)
-        self._active = list(state["active"])
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        self._active = list(state["active"]) if fitting else []
+        self.last_pass = set(state.get("last_pass", ()))  # checkpoints of an older version have none
         if self.stop is not None and state["stop"] is not None:
-            self.stop.best, self.stop.waited = dict(state["stop"]["best"]), dict(state["stop"]["waited"])
+            self.stop.load_state_dict(state["stop"])
+        if state["is_best"] and not fitting:
+            take_best(self, checkpoint)
+            self._running = RunningLosses(len(self.numbers))

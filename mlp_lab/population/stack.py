@@ -59,8 +59,8 @@ class Population(nn.Module):
         )
         places = None if self.layout.places == tuple(range(len(mlps))) else torch.tensor(self.layout.places)
         self.register_buffer("places", places, persistent=False)  # where it is not the order of the members
-        self.to(first.head.weight)
         self.register_buffer("order", torch.tensor(self.layout.order), persistent=False)
+        self.to(first.head.weight)
         self._skeletons = [_skeleton(mlp) for mlp in mlps]
         self.pieces: list[dict[str, Piece]] = pieces_of(
             self.layout, cast("Sequence[StackLevel]", self.levels), list(self.encoders or ())
@@ -155,16 +155,15 @@ class Population(nn.Module):
         """Returns a copy of one member as it is now."""
         skeleton = self._skeletons[number]
         views = self.views(number)
-        memo = {
+        memo: dict[int, Tensor] = {
             id(parameter): nn.Parameter(views[name].clone(memory_format=torch.contiguous_format))
             for name, parameter in skeleton.named_parameters()
         }
+        memo |= {id(buffer): views[name].clone() for name, buffer in skeleton.named_buffers() if name in views}
         mlp = copy.deepcopy(skeleton, memo)
-        for name, buffer in mlp.named_buffers():
-            if name in views:
-                buffer.data = views[name].clone()
         self._count(number, mlp)
-        return mlp.train(self.training)
+        weights = next(self.parameters())
+        return mlp.to(weights).train(self.training)  # what of an encoder never changes is as it was given
 
     @torch.no_grad()
     def write_(self, number: int, mlp: MLP) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from typing import cast
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -43,19 +44,29 @@ class SteppedPopulation(ScoredPopulation):
         self._running = RunningLosses(members)
         self.batch_losses = torch.zeros(members, dtype=torch.float64)
         """Of those in the stack, the mean loss of the last batch."""
+        self.last_pass = set()
         self._rates: Rates | None = None
         self._flags: Flags | None = None
         self._graph: StepGraph | None = None
         self._going: list[bool] = []  # members whose statistics and counters follow their batches
 
-    quiet_steps = quiet_till_log
+    def quiet_steps(self, trainer: L.Trainer) -> int:
+        """Looks at the steps that are logged, and at the one in which members may stop that had to wait for it."""
+        quiet = quiet_till_log(self, trainer)
+        if self.stop is None or not self.stop.decided:
+            return quiet
+        left = (trainer.min_steps or 0) - trainer.global_step
+        return min(quiet, left - 1) if left > 0 else quiet
 
     def on_train_start(self) -> None:
-        """Sets the learning rates of the first step."""
+        """Sets the learning rates of the first step; where all had stopped before, there is none."""
         super().on_train_start()
         self._running.sums = self._running.sums.to(self.device)
         self._plan()
         self._set_rates(self.trainer.global_step)
+        self.let_stop(self.trainer.global_step)
+        if not any(self.stack_optimizer.active):
+            self.trainer.should_stop = True
 
     def _plan(self) -> None:
         """Plans the rates of those in the stack, and how their steps are taken on their device."""
@@ -65,7 +76,7 @@ class SteppedPopulation(ScoredPopulation):
         self._flags = self._graph = None
         if self.stack_optimizer.joint:
             self._flags = Flags(len(self.numbers), self.trainer.global_step, self.device)
-            if can_capture(self.device) and not self.mixup and not self.trainer.gradient_clip_val:
+            if can_capture(self.device) and not self.mixup:
                 self._graph = StepGraph(self._whole_step)
 
     def on_train_end(self) -> None:
@@ -172,6 +183,8 @@ class SteppedPopulation(ScoredPopulation):
         trainer = self.trainer
         if trainer.is_last_batch:
             freeze_broken_(self)
+        if self.stop is not None and self.stop.decided and (gone := self.let_stop(step)):
+            self.last_pass.update(gone if trainer.fit_loop.epoch_loop._should_check_val_epoch() else ())
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or trainer.is_last_batch or step == trainer.max_steps:
             self._record_training_loss(step)
@@ -190,6 +203,8 @@ class SteppedPopulation(ScoredPopulation):
     def _record_training_loss(self, step: int) -> None:
         means = self._running.take(self.numbers, self.trainer.current_epoch)
         active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
+        if not active:
+            return
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
         self.record(values, step)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import torch
 
 from mlp_lab.errors import UserError
 from mlp_lab.training.checkpoints import direction
@@ -23,6 +27,8 @@ class MemberStop:
     """Best value of each member so far."""
     waited: dict[int, int] = field(default_factory=dict)
     """Passes since then."""
+    decided: set[int] = field(default_factory=set)
+    """Members that stop as soon as the least epochs and steps of the run are over."""
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -31,16 +37,29 @@ class MemberStop:
     def update(self, member: int, scores: dict[str, float]) -> bool:
         """Takes a member's scores of a pass, without their prefix; returns whether it stops.
 
+        They are compared in float32, as callbacks see them of a run alone.
+
         >>> stop = MemberStop(patience=1)
         >>> [stop.update(0, {"loss": loss}) for loss in (1.0, 0.5, 0.6)]
         [False, False, True]
         """
-        value = scores[self.monitor.rpartition("/")[2]]
+        value = torch.tensor(scores[self.monitor.rpartition("/")[2]], dtype=torch.float32)
         sign = -1.0 if direction(self.monitor) == "max" else 1.0
         if not math.isfinite(value):
-            return True
-        if member not in self.best or sign * value < sign * self.best[member] - self.min_delta:
-            self.best[member], self.waited[member] = value, 0
-            return False
-        self.waited[member] += 1
-        return self.waited[member] >= self.patience
+            self.decided.add(member)
+        elif member not in self.best or sign * (value + sign * self.min_delta) < sign * self.best[member]:
+            self.best[member], self.waited[member] = value.item(), 0
+        else:
+            self.waited[member] += 1
+            if self.waited[member] >= self.patience:
+                self.decided.add(member)
+        return member in self.decided
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what has been noted of the members, for a checkpoint."""
+        return {"best": self.best, "waited": self.waited, "decided": sorted(self.decided)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.best, self.waited = dict(state["best"]), dict(state["waited"])
+        self.decided = set(state.get("decided", ()))  # checkpoints of an older version have none

@@ -137,7 +137,9 @@ class Members(L.Callback):
                 self._end(trial, module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keeps the verdicts on the whole course."""
+        """Keeps the verdicts on the whole course, and notes who has failed since the last validation."""
+        assert isinstance(pl_module, PopulationModule)
+        self.note_failures(pl_module)
         seeds = self.backend.seeds
         for number, verdicts in enumerate(self.diagnostics.verdicts):
             course = self.courses[number // seeds][number % seeds]

@@ -9,6 +9,7 @@ import torch
 
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.model.mlp import MLP
+from mlp_lab.population.module import PopulationModule
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
@@ -72,3 +73,28 @@ def distance(one: MLP, other: MLP) -> float:
     """Returns the largest absolute difference of two networks' states."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return max(float((a.double() - b.double()).abs().max()) for a, b in pairs)
+
+
+class Poison(L.Callback):
+    """Makes one weight of member 1 infinite in a step, as an update that overflows would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        if trainer.global_step + 1 == self.step:
+            assert isinstance(pl_module, PopulationModule)
+            pl_module.population.views(pl_module.numbers.index(1))["head.bias"][0] = float("inf")
+
+
+class Prune(L.Callback):
+    """Ends members after a validation pass, as a sweep does."""
+
+    def __init__(self, *members: int) -> None:
+        self.members = members
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, PopulationModule)
+        for place, number in enumerate(pl_module.numbers):
+            if number in self.members:
+                pl_module.stack_optimizer.active[place] = False

@@ -15,12 +15,20 @@ from mlp_lab.errors import UserError
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.burst import ANY
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
-from tests.population.fits import alone, fit
+from tests.population.fits import alone, distance, fit
 
 CLIP = [None, 0.5, None, 0.3, None, 0.5]
+
+EXPLODING: dict[str, Any] = {
+    "depth": 2,
+    "width": 20,
+    "activation": "relu",
+    "optimizer": OptimizerConfig(name="sgd", lr=1e200),
+}
 
 
 def watched(members: list[dict[str, Any]], epochs: int = 2, **settings: Any) -> PopulationDiagnostics:
@@ -76,8 +84,7 @@ def test_each_member_is_told_its_own_fault() -> None:
 
 
 def test_a_member_that_explodes_is_named_and_the_others_go_on() -> None:
-    wild = {"depth": 2, "width": 20, "activation": "relu", "optimizer": OptimizerConfig(name="sgd", lr=1e200)}
-    diagnostics = watched([{}, wild, {}], every_n_steps=5)
+    diagnostics = watched([{}, EXPLODING, {}], every_n_steps=5)
     assert "nonfinite" in [one.code for one in diagnostics.verdicts[1]] + [
         one.consequence_of for one in diagnostics.verdicts[1]
     ]
@@ -145,3 +152,15 @@ def test_what_is_of_networks_alone_is_refused(settings: dict[str, Any], message:
 def test_one_batch_must_be_one_step() -> None:
     with pytest.raises(UserError, match="accumulate_grad_batches: 2 is not possible"):
         fit(PopulationModule([alone(0)]), callbacks=[PopulationDiagnostics()], accumulate_grad_batches=2)
+
+
+def test_where_nothing_is_measured_batches_may_be_accumulated() -> None:
+    members = [alone(0), alone(1, **EXPLODING)]
+    diagnostics = PopulationDiagnostics(groups=[])
+    population, blind = PopulationModule(members), PopulationModule([alone(0), alone(1, **EXPLODING)])
+    fit(population, callbacks=[diagnostics], accumulate_grad_batches=2)
+    fit(blind, accumulate_grad_batches=2)
+    assert [[one.code for one in verdicts] for verdicts in diagnostics.verdicts][1] == ["nonfinite"]
+    assert diagnostics.quiet_steps(population.trainer) == ANY
+    assert population.failed == blind.failed
+    assert [distance(*pair) for pair in zip(population.networks(), blind.networks(), strict=True)] == [0.0, 0.0]

@@ -13,7 +13,7 @@ from mlp_lab.population.freezing import Flags
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from mlp_lab.training.optimizers import OptimizerConfig
-from tests.population.fits import alone, fit
+from tests.population.fits import Poison, Prune, alone, fit
 
 INF, NAN = float("inf"), float("nan")
 
@@ -24,18 +24,6 @@ def test_flags_note_the_first_step_of_each_member() -> None:
         flags.look(torch.tensor(losses), alive)
     assert flags.read() == {1: 12, 2: 13}  # the last one had stopped before
     assert alive.tolist() == [True, False, False, False]
-
-
-class Poison(L.Callback):
-    """Makes one weight of member 1 infinite in a step, as an update that overflows would."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        if trainer.global_step + 1 == self.step:
-            assert isinstance(pl_module, PopulationModule)
-            pl_module.population.views(pl_module.numbers.index(1))["head.bias"][0] = INF
 
 
 def saved(module: PopulationModule, path: Path, *callbacks: L.Callback) -> dict[str, Any]:
@@ -68,3 +56,13 @@ def test_statistics_of_a_frozen_member_stop_no_checkpoint(tmp_path: Path) -> Non
     population = PopulationModule(members)
     saved(population, tmp_path)
     assert list(population.failed) == [1]
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_where_the_last_member_that_trains_breaks_the_run_ends(deferred: bool) -> None:
+    """The other one had stopped: it is finite, and so nothing is to be raised."""
+    population = PopulationModule([alone(number) for number in range(2)])
+    population.deferred = deferred
+    trainer = fit(population, 4, callbacks=[Poison(20), Prune(0)], log_every_n_steps=1)
+    assert list(population.failed) == [1]
+    assert 20 <= trainer.global_step <= 21

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from mlp_lab.errors import NonFiniteError
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
 from mlp_lab.training.checkpoints import EarlyStop
@@ -114,6 +116,23 @@ def test_a_member_that_has_stopped_keeps_its_statistics_and_counters() -> None:
     assert epochs[0] < min(epochs[1:])
 
 
+def test_a_norm_of_all_members_together_is_no_limit() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^trainer.gradient_clip_val: 0.5 would be .* members together; .*clip=\[0.5\] \* 2\), a limit for each$",
+    ):
+        fit(PopulationModule([alone(0), alone(1)]), gradient_clip_val=0.5)
+
+
+def test_a_device_without_float64_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    mps = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")))
+    population = PopulationModule([alone(0)])
+    monkeypatch.setattr(population, "_trainer", mps)
+    with pytest.raises(UserError, match=r"^trainer.accelerator: mps has no float64.*; use --trainer.accelerator cpu$"):
+        population.setup("fit")
+    population.setup("test")
+
+
 def test_max_steps_is_exact() -> None:
     assert fit(PopulationModule([alone(0), alone(1)]), epochs=-1, max_steps=17).global_step == 17
 
@@ -133,3 +152,34 @@ def test_a_resumed_population_is_one_that_never_stopped(cut: int, tmp_path: Path
     assert whole.scores == second.scores
     for one, other in zip(states(whole), states(second), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_built_for_a_smaller_stack_is_where_the_stack_is() -> None:
+    """Without a GPU: the meta device stands for one."""
+    members = [alone(number, dropout=0.0, label_smoothing=0.1 * number, norm="batch") for number in range(3)]
+    population = PopulationModule(members).to("meta")
+    population.leave([0, 1])
+    tensors = [*population.buffers(), *population.population.keep([0, 1]).buffers()]
+    for metric in population.modules():
+        if isinstance(metric, Metric):
+            tensors += [value for name in metric._defaults if isinstance(value := getattr(metric, name), Tensor)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_losses_of_a_smaller_stack_are_of_its_type() -> None:
+    members = [alone(number, dropout=0.0, class_weights=[2.0] * 10) for number in (0, 2, 4)]  # one speaks for all
+    population = PopulationModule(members).double()
+    population.leave([1, 2])
+    assert {weights.dtype for weights in population.train_loss.buffers() if weights.is_floating_point()} == {
+        torch.float64
+    }
+
+
+def test_networks_are_together_wherever_members_have_ended() -> None:
+    population = PopulationModule([alone(number, dropout=0.0) for number in range(3)])
+    population.finished[2] = population.networks()[2]
+    population.leave([0, 1])
+    population.population = population.population.keep([0, 1])
+    population.to("meta")
+    assert {p.device.type for network in population.networks() for p in network.parameters()} == {"meta"}
+    assert {p.device.type for p in population.finished[2].parameters()} == {"cpu"}

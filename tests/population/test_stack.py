@@ -228,3 +228,22 @@ def test_autocast_rounds_to_bfloat16_and_no_more(
     for one, other in zip(rounded.detach().float(), exact, strict=True):
         assert float((one - other).norm() / other.norm()) < 0.05
     assert {parameter.grad.dtype for parameter in population.parameters()} == {torch.float32}  # type: ignore[union-attr]
+
+
+ENCODERS = [
+    EncoderConfig(categorical="onehot"),
+    EncoderConfig(categorical="embedding"),
+    EncoderConfig(numeric="piecewise_linear"),
+    EncoderConfig(numeric="plr", categorical="embedding"),
+]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_all_of_a_member_is_where_the_stack_is(adult: DataSpec, encoder: EncoderConfig) -> None:
+    """Without a GPU: the meta device stands for one."""
+    mlps = [MLP.from_spec(adult, encoder=encoder, depth=depth, width=5, norm="batch") for depth in (1, 2)]
+    population = Population.stack(mlps).double().to("meta")
+    for mlp in population.unstack():
+        tensors = [*mlp.parameters(), *mlp.buffers()]
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        assert {tensor.dtype for tensor in tensors} <= {torch.float64, torch.int64}

@@ -208,3 +208,21 @@ def test_seeds_that_do_not_fit_together_are_trained_one_after_another(stacked: l
     assert stacked == []
     assert (tight[0].state, roomy[0].state) == ("complete", "complete")
     assert tight[0].values == pytest.approx(roomy[0].values, rel=1e-3)  # float32
+
+
+@pytest.mark.parametrize("prune", [[], ["nonfinite"]])
+def test_where_the_last_trial_breaks_after_the_others_were_pruned_both_are_told(
+    prune: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = PopulationModule.training_step
+
+    def breaks(self: PopulationModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 20 and 1 in self.numbers:  # in the second epoch
+            self.population.views(self.numbers.index(1))["head.bias"][0] = float("inf")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PopulationModule, "training_step", breaks)
+    judge = Asha(history=Nothing(), reduction=2)
+    told = train(Together(Digits(), batch=2, fewest=1, prune=prune, **ONE), [{"lr": 1e-6}, {}], judge)
+    assert [told[number].state for number in range(2)] == ["pruned", "diagnosed" if prune else "failed"]
+    assert told[1].error == "the loss is not finite at step 21"

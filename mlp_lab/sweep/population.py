@@ -133,7 +133,7 @@ class Together(Alone):
             UserError: They are more than `memory`, so that it may not even be trained alone.
         """
         mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
-        joint = device_of(run.trainer) != "cpu"
+        joint = device_of(run.trainer) == "cuda"
         size = member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
         if self.memory is not None and size > self.memory:
             raise UserError(
@@ -247,11 +247,12 @@ def group_key(settings: Mapping[str, object]) -> str:
 
 
 def stackable(run: Run) -> bool:
-    """Says whether a population has a run's optimizer, schedule, clipping and steps."""
+    """Says whether a population has a run's optimizer, schedule, clipping and steps, and trains on its device."""
     schedule = SCHEDULES[run.module.schedule_config.name]
     plain = run.trainer.get("gradient_clip_algorithm") in (None, "norm")
     plain = plain and run.trainer.get("accumulate_grad_batches") in (None, 1)
-    return run.module.optimizer_config.name in RULES and schedule.factor is not None and plain
+    there = device_of(run.trainer) != "mps"  # which has no float64
+    return run.module.optimizer_config.name in RULES and schedule.factor is not None and plain and there
 
 
 def is_heavy(run: Run) -> bool:
@@ -261,9 +262,12 @@ def is_heavy(run: Run) -> bool:
 
 
 def device_of(trainer: Mapping[str, Any]) -> str:
-    """Returns what a trainer of these settings trains on: "cuda" or "cpu"."""
+    """Returns what a trainer of these settings trains on: "cuda", "mps" or "cpu"."""
     wanted = trainer.get("accelerator") or "auto"
-    return "cuda" if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+    for device, there in (("cuda", torch.cuda.is_available), ("mps", torch.backends.mps.is_available)):
+        if wanted in ("auto", "gpu", device) and there():
+            return device
+    return "cpu"
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from mlp_lab.population.memory import member_bytes
 from mlp_lab.population.module import PopulationModule
-from mlp_lab.sweep.population import Together, device_of, group_key
+from mlp_lab.sweep.population import Together, device_of, group_key, stackable
 from mlp_lab.sweep.pruning import Asha, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
 from mlp_lab.sweep.serial import Alone
@@ -174,6 +174,14 @@ def test_heavy_networks_are_trained_alone_in_small_batches(
     told = train(Together(Digits(), batch=4, **ONE), [{"width": width} for width in (8, 100, 9, 10)])
     assert {one.state for one in told.values()} == {"complete"}
     assert set(stacked) == {members}
+
+
+def test_apple_gpus_train_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Digits(accelerator="auto").build(dotted({}), 0)
+    assert stackable(run)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_of(run.trainer) == "mps"
+    assert not stackable(run)
 
 
 @pytest.mark.parametrize("cuda", [True, False])

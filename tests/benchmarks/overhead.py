@@ -80,7 +80,11 @@ VARIANTS = {
     "mixup": Variant(title="+ mixup", settings={"model": {"mixup": 0.2}}),
     "smoothing": Variant(title="+ label smoothing", settings={"model": {"label_smoothing": 0.1}}),
     "batch-norm": Variant(title="+ batch norm", settings={"model": {"norm": "batch"}}),
+    "mkl": Variant(title="all products by MKL", settings={"onednn": False}),
     "wide": wide("784-256-256-256-10, without diagnostics", against="wide"),
+    "wide-mkl": Variant(
+        title="all products by MKL", against="wide", settings={"parts": PARTS, "model": WIDE, "onednn": False}
+    ),
     "numerics": wide("+ only the check for NaN", "numerics"),
     "diagnostics": wide("+ diagnostics, every 100 steps (default)", "diagnostics"),
     "diagnostics-1": wide("+ diagnostics at every step", "diagnostics-1"),

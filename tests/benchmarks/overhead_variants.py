@@ -152,10 +152,15 @@ def module(
     parts: Sequence[str] = (),
     model: Mapping[str, Any] | None = None,
     log_every_n_steps: int = 50,
+    onednn: bool = True,
 ) -> float:
-    """Trains an MLPModule with the named parts of the bench around it."""
+    """Trains an MLPModule with the named parts of the bench around it; `onednn` may take float32 products."""
     settings = {**_settings(bench, parts), "log_every_n_steps": log_every_n_steps}
-    return _fit(bench, _module(bench, model or {}), settings)
+    torch.backends.mkldnn.enabled = onednn
+    try:
+        return _fit(bench, _module(bench, model or {}), settings)
+    finally:
+        torch.backends.mkldnn.enabled = True
 
 
 def _module(bench: Bench, settings: Mapping[str, Any]) -> MLPModule:

@@ -98,10 +98,7 @@ class _Products(torch.autograd.Function):
         inputs = _chosen(level.inputs_cut, ways, x, rounded[0])
         weights = _chosen(level.weights_cut, ways, weight, rounded[1])
         for way, out, w, i in zip(ways, _parts(level.outputs_cut, h), weights, inputs, strict=True):
-            if way is _Way.PLAIN:
-                out.addmm_(w, i) if w.dim() == 2 else out.baddbmm_(w, i)
-            else:
-                out.add_(_product(way, w, i))
+            _write_(way, out, w, i, add=True)
         return h
 
     @staticmethod
@@ -123,25 +120,27 @@ class _Products(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum(1), None, None, None
 
 
-def _product(way: _Way, left: Tensor, right: Tensor) -> Tensor:
-    """Returns left · right, (H, B) or (n, H, B)."""
-    if way is not _Way.ONEDNN:
-        return torch.matmul(left, right)
-    if left.dim() == 3:
-        return torch.stack([_product(way, one, other) for one, other in zip(left, right, strict=True)])
-    if left.is_contiguous() or left.shape[0] <= right.shape[1]:
-        return linear_by_onednn(left, right.mT)
-    return linear_by_onednn(right.mT, left).mT  # it copies what does not lie in rows: here the smaller one
-
-
-def _write_(way: _Way, out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Writes left · right; the factors may be of a lower type."""
-    if way is not _Way.PLAIN:
-        out.copy_(_product(way, left, right))
+def _write_(way: _Way, out: Tensor, left: Tensor, right: Tensor, *, add: bool = False) -> None:
+    """Writes left · right, or adds it; (H, B) or (n, H, B), and the factors may be of a lower type."""
+    if way is _Way.ONEDNN and out.dim() == 3:  # one at a time: all at once would take their memory twice
+        for one in zip(out, left, right, strict=True):
+            _write_(way, *one, add=add)
+    elif way is not _Way.PLAIN:
+        product = torch.matmul(left, right) if way is _Way.ROUNDED else _by_onednn(left, right)
+        out.add_(product) if add else out.copy_(product)
+    elif add:
+        out.addmm_(left, right) if out.dim() == 2 else out.baddbmm_(left, right)
     elif out.dim() == 2:
         torch.mm(left, right, out=out)
     else:
         torch.bmm(left, right, out=out)
+
+
+def _by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """Returns left · right; oneDNN copies a factor that does not lie in rows, so that this is the smaller one."""
+    if left.is_contiguous() or left.shape[0] <= right.shape[1]:
+        return linear_by_onednn(left, right.mT)
+    return linear_by_onednn(right.mT, left).mT
 
 
 def _parts(cut: Cut, tensor: Tensor) -> list[Tensor]:

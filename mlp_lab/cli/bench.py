@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from mlp_lab.cli.checks import check_config, check_training
+from mlp_lab.cli.checks import check_config, check_training, trainer_mistakes
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.replicates import replicated
@@ -127,10 +127,8 @@ class BenchCLI(LightningCLI):
             callbacks.append(watch(**asdict(self._get(self.config_init, "diagnostics"))))
         if self.directory is not None:
             settings["default_root_dir"] = str(self.directory.path)
-        try:
+        with trainer_mistakes():
             return self._instantiate_trainer(settings, callbacks)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
         config = self.resolved_config()

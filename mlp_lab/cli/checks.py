@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlp_lab.data.module import TensorDataModule
@@ -74,6 +77,19 @@ def _check_architecture(saved: dict[str, Any], model: Any) -> None:
                 f"model.{name}: {given} is not what the checkpoint was trained with ({saved[name]}); "
                 "use the config of the run that wrote it"
             )
+
+
+@contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """Tells in one line what Lightning refuses of a trainer that is being built.
+
+    Raises:
+        UserError: It refused something.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule) -> None:

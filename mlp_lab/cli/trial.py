@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from mlp_lab.cli.bench import BenchCLI
-from mlp_lab.cli.checks import check_config, check_monitor, check_training
+from mlp_lab.cli.checks import check_config, check_monitor, check_training, trainer_mistakes
 from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
@@ -187,10 +186,8 @@ def build_trainer(settings: Mapping[str, Any]) -> L.Trainer:
         UserError: It takes no such arguments, or trains in several processes: each of them would be taken for a worker
             of the sweep; or it leaves no validation to judge a trial by.
     """
-    try:
+    with trainer_mistakes():
         trainer = L.Trainer(**settings)
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
     if trainer.world_size > 1:
         raise UserError(
             f"trainer.devices: {settings.get('devices')} means {trainer.world_size} processes, and a trial trains in "

@@ -1,7 +1,7 @@
 """The linear layer, at the speed of the CPU.
 
 On x86, PyTorch multiplies float32 by MKL, which takes AVX2 on a processor that is not Intel's, even where it has
-AVX-512. oneDNN, which PyTorch carries too and multiplies bfloat16 by, takes AVX-512 wherever there is one: 245 GFLOP/s
+AVX-512. oneDNN, which PyTorch carries too and multiplies bfloat16 by, takes AVX-512 wherever there is one: 240 GFLOP/s
 in place of 105 on a core of AMD's Zen 5. Small products stay with MKL: oneDNN takes 12 us to start, six times as long.
 
 Symbols: B rows, I inputs, H outputs.

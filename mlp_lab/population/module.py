@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
 from torch.optim import Optimizer
 
 from mlp_lab.data.module import TensorDataModule
@@ -21,14 +20,12 @@ from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
 from mlp_lab.population.freezing import freeze_broken_
-from mlp_lab.population.losses import MemberLoss, MemberMeters
 from mlp_lab.population.members import check_modules
 from mlp_lab.population.optimizers import StackOptimizer
 from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.stack import Population
 from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
-from mlp_lab.training.meters import Meter
 from mlp_lab.training.module import MLPModule, scale_by_data_
 
 
@@ -71,12 +68,11 @@ class PopulationModule(SteppedPopulation):
         self.max_norms = [member.max_norm for member in members]
         self.clip = list(clip) if clip is not None else [None] * len(members)
         self.stop = stop
-        self.numbers = list(range(len(members)))
-        """Number of each member that is still in the stack."""
         self.failed: dict[int, int] = {}
         """Members that became non-finite, and in which step."""
         self.finished: dict[int, MLP] = {}
         """Members that have left the stack, as they were at their end; on the CPU."""
+        self.last_pass: set[int] = set()
         self.scores: list[dict[str, float]] = [{} for _ in members]
         """Per member, its validation scores of the last pass it took part in."""
         self.best: dict[int, dict[str, Any]] = {}
@@ -84,20 +80,8 @@ class PopulationModule(SteppedPopulation):
         self.keeps_best = False
         """Whether the checkpoint that is being written stands for the best states."""
         self._criteria = [(member.train_loss, member.eval_loss) for member in members]
-        self._arrange()
+        self.leave(range(len(members)))
         self._active: list[bool] = []  # of a checkpoint, till the optimizer is built
-
-    def _arrange(self) -> None:
-        """Builds what depends on who is in the stack, where the stack is: Lightning moves only what it begins with."""
-        train, evaluate = zip(*(self._criteria[number] for number in self.numbers), strict=True)
-        self.train_loss, self.eval_loss = MemberLoss(train), MemberLoss(evaluate)
-        self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
-        self.ensemble = Meter(self.spec)
-        weights = next(self.population.parameters())
-        for loss in (self.train_loss, self.eval_loss):
-            loss.to(weights)
-        for meter in (self.meters, self.ensemble):
-            meter.to(weights.device)  # scores keep the type that they are computed in
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -155,11 +139,6 @@ class PopulationModule(SteppedPopulation):
         elif 2 * sum(active) <= len(active):
             self.compact()
 
-    def leave(self, numbers: Sequence[int]) -> None:
-        """Notes which members are in the stack now."""
-        self.numbers = list(numbers)
-        self._arrange()
-
     def compact(self) -> None:
         """Takes the members that have stopped out of the stack; the others go on as they were, up to rounding."""
         optimizer = self.stack_optimizer
@@ -215,8 +194,7 @@ class PopulationModule(SteppedPopulation):
             self.finished[number] = mlp.cpu()
         if gone:
             self.population = self.population.keep([self.numbers.index(number) for number in state["numbers"]])
-            self.numbers = list(state["numbers"])
-            self._arrange()
+            self.leave(state["numbers"])
         self.best = dict(state["best"])
         self.failed, self.scores = dict(state["failed"]), list(state["scores"])
         self._running.load_state_dict(state)

@@ -31,10 +31,14 @@ class ScoredPopulation(StraightModule):
     spec: DataSpec
     population: Population
     numbers: list[int]
+    """Number of each member that is still in the stack."""
     failed: dict[int, int]
     scores: list[dict[str, float]]
     stop: MemberStop | None
+    train_loss: MemberLoss
     eval_loss: MemberLoss
+    _criteria: list[tuple[nn.Module, nn.Module]]
+    """Per member, its loss in training and in evaluation."""
     meters: nn.ModuleDict
     ensemble: Meter
     best: dict[int, dict[str, Any]]
@@ -45,8 +49,20 @@ class ScoredPopulation(StraightModule):
     """Members that have stopped within the epoch, which the next validation pass is to measure once more."""
 
     def leave(self, numbers: Sequence[int]) -> None:
-        """Notes which members are in the stack now."""
-        raise NotImplementedError
+        """Notes which members are in the stack now, and builds what depends on it, where the stack is.
+
+        For Lightning moves only what a module begins with.
+        """
+        self.numbers = list(numbers)
+        train, evaluate = zip(*(self._criteria[number] for number in self.numbers), strict=True)
+        self.train_loss, self.eval_loss = MemberLoss(train), MemberLoss(evaluate)
+        self.meters = nn.ModuleDict({stage: MemberMeters(self.spec, len(self.numbers)) for stage in ("val", "test")})
+        self.ensemble = Meter(self.spec)
+        weights = next(self.population.parameters())
+        for loss in (self.train_loss, self.eval_loss):
+            loss.to(weights)
+        for meter in (self.meters, self.ensemble):
+            meter.to(weights.device)  # scores keep the type that they are computed in
 
     def networks(self) -> list[MLP]:
         """Returns copies of every member's network as it is now, or was when it left the stack, in their order."""

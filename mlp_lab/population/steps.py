@@ -19,7 +19,7 @@ from torch import Tensor
 from mlp_lab.data.loader import Batch
 from mlp_lab.population.freezing import Flags, freeze_, freeze_broken_
 from mlp_lab.population.graph import StepGraph, can_capture
-from mlp_lab.population.losses import MemberLoss, spread
+from mlp_lab.population.losses import spread
 from mlp_lab.population.rates import Rates
 from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.scoring import ScoredPopulation, wide
@@ -35,7 +35,6 @@ class SteppedPopulation(ScoredPopulation):
     schedules: list[ScheduleConfig]
     max_norms: list[float]
     mixup: float
-    train_loss: MemberLoss
     deferred: bool | None = None
     """Whether steps neither wait for the device nor copy to it; None does so but on the CPU."""
 
@@ -44,7 +43,6 @@ class SteppedPopulation(ScoredPopulation):
         self._running = RunningLosses(members)
         self.batch_losses = torch.zeros(members, dtype=torch.float64)
         """Of those in the stack, the mean loss of the last batch."""
-        self.last_pass = set()
         self._rates: Rates | None = None
         self._flags: Flags | None = None
         self._graph: StepGraph | None = None

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlp_lab.data.module import TensorDataModule
@@ -88,7 +87,7 @@ def trainer_mistakes() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # what Lightning calls a misconfiguration, `mistakes` tells
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 

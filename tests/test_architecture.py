@@ -16,17 +16,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
-    "data": 1,
-    "model": 1,
-    "training": 2,
-    "diagnostics": 3,
-    "evaluation": 3,
-    "population": 4,
-    "report": 4,
-    "sweep": 5,
-    "cli": 6,
-    "__main__": 7,
-    "": 7,  # mlp_lab/__init__.py exports the public names of all floors
+    "paths": 1,
+    "data": 2,
+    "model": 2,
+    "training": 3,
+    "diagnostics": 4,
+    "evaluation": 4,
+    "population": 5,
+    "report": 5,
+    "sweep": 6,
+    "cli": 7,
+    "__main__": 8,
+    "": 8,  # mlp_lab/__init__.py exports the public names of all floors
 }
 ACROSS = {("model", "mlp_lab.data.spec")}  # the one way from a folder to another on its floor
 HEAVY = {"torch", "torchvision", "torchmetrics", "lightning", "pandas", "numpy", "sklearn", "wandb", "optuna"}

@@ -12,6 +12,7 @@ import yaml
 
 from mlp_lab.cli.configs import config_first, read_yaml
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.paths import expand_path
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ keys of the sweep (in its YAML, or as flags):
   study.pruner NAME    asha, hyperband, median or none
                        both also {name: NAME, ARGUMENT: VALUE}
   study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
-                       grpc://HOST:PORT (study.db)
+                       grpc://HOST:PORT (study.db); FILE may hold ~ and $VAR, and %3F for a ?
   study.retries N      how often a trial that was cut off is asked again (2), not counting those
                        times that it got to a new checkpoint
   study.heartbeat S    seconds between a worker's signs of life (15)
@@ -141,7 +142,11 @@ def read_sweep(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str], Pat
         content["study"] = {**(content.get("study") or {}), "name": name}
     base = ["--config", str(_base(path, content.get("base")))] if content.get("base") else []
     words = [word for flag, value in rest.items() for word in ((flag, value) if value is not None else (flag,))]
-    return content, [*base, *words], Path(directory) if directory else Path("runs") / "sweeps" / name
+    return content, [*base, *words], _directory(directory, name)
+
+
+def _directory(given: str | None, name: str) -> Path:
+    return expand_path("--run.dir", given) if given else Path("runs") / "sweeps" / name
 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
@@ -201,7 +206,8 @@ def _base(sweep_file: Path, base: object) -> Path:
     if not isinstance(base, str):
         raise UserError(f"base: {base!r} is not accepted; use the path of a config")
     folders = [Path(), sweep_file.resolve().parent, sweep_file.resolve().parents[1]]
-    found = [folder / base for folder in folders if (folder / base).is_file()]
+    path = expand_path("base", base)
+    found = [folder / path for folder in folders if (folder / path).is_file()]
     if not found:
         raise UserError(f"base: there is no file {base} (looked from {Path.cwd()} and from {sweep_file})")
     return found[0]

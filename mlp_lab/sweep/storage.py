@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
-from optuna.exceptions import ExperimentalWarning
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import URL, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from mlp_lab.errors import UserError
+from mlp_lab.paths import expand_path
 from mlp_lab.sweep.transactions import allow_joint
 
+KEY = "study.storage"
+ACCEPTED = "sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB or grpc://HOST:PORT"
+SQLITE_OPTIONS = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
+VERSION_TABLE = "version_info"  # every database of Optuna's has it
 GRACE = 4  # heartbeats without which a worker is given up
 ATTEMPTS = 5  # two workers that start at once may both try to make the tables
 PROXY_SECONDS = 10  # a server of the storage must answer within
@@ -36,20 +46,45 @@ def quiet() -> Iterator[None]:
 def storage_url(url: str | None, directory: Path) -> str:
     """Returns the address of a study's storage; without one, `study.db` in the sweep's directory.
 
+    Files get an absolute path, in which `~` and `$VAR` are replaced. What a URL reserves is escaped.
+
+    Raises:
+        UserError: The text is no address, or a path in it names an unknown variable.
+
     >>> storage_url("postgresql://me@host/db", Path("x"))
     'postgresql+psycopg://me@host/db'
+    >>> storage_url(None, Path("/50% of #1?"))
+    'sqlite:////50%25 of %231%3F/study.db'
     """
     if url is None:
-        return f"sqlite:///{(directory / 'study.db').absolute()}"
+        return _sqlite_url(directory / "study.db")
     if url.startswith("journal:"):
-        return f"journal:{Path(url.removeprefix('journal:').removeprefix('//') or directory / 'study.log').absolute()}"
-    for name in ("postgresql://", "postgres://"):
-        if url.startswith(name):
-            return f"postgresql+psycopg://{url.removeprefix(name)}"
+        path = url.removeprefix("journal:").removeprefix("//")
+        return f"journal:{expand_path(KEY, path or directory / 'study.log').absolute()}"
     if "://" not in url:
-        accepted = "journal:FILE, sqlite:///FILE, postgresql://USER@HOST/DB or grpc://HOST:PORT"
-        raise UserError(f"study.storage: {url!r} is no address; use {accepted}")
-    return url
+        raise UserError(f"{KEY}: {url!r} is no address; use {ACCEPTED}")
+    if url.startswith("grpc://"):
+        return url
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise UserError(f"{KEY}: {shown(url)!r} is no address; use {ACCEPTED}") from error
+    if "@" in (parsed.host or ""):
+        raise UserError(f"{KEY}: {shown(url)}: write @ in a user name or password as %40")
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    elif parsed.drivername.partition("+")[0] == "sqlite" and "uri" not in parsed.query:
+        if parsed.database in (None, "", ":memory:"):
+            raise UserError(f"{KEY}: {url!r} names no file, so that nothing would be kept; use sqlite:///FILE")
+        if "?" in url and not (parsed.query and set(parsed.query) <= set(SQLITE_OPTIONS)):
+            advice = f"options, such as {SQLITE_OPTIONS[0]}=60; write ? in a file name as %3F"
+            raise UserError(f"{KEY}: {url!r}: what follows ? in a URL are {advice}")
+        return _sqlite_url(expand_path(KEY, parsed.database), parsed.query)
+    return parsed.render_as_string(hide_password=False)
+
+
+def _sqlite_url(path: Path, query: Mapping[str, tuple[str, ...] | str] = MappingProxyType({})) -> str:
+    return URL.create("sqlite", database=str(path.absolute()), query=query).render_as_string()
 
 
 def open_storage(url: str, heartbeat: int) -> BaseStorage:
@@ -60,38 +95,40 @@ def open_storage(url: str, heartbeat: int) -> BaseStorage:
         heartbeat: Seconds between a worker's signs of life.
 
     Raises:
-        UserError: It cannot be reached, or its driver is missing.
+        UserError: It cannot be reached, its driver is missing, it belongs to another program, or its tables are of
+            another version of Optuna.
     """
     if url.startswith("journal:"):
-        path = Path(url.removeprefix("journal:"))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path)))
-        except OSError as error:
-            raise UserError(f"study.storage: {path} cannot be written ({error.strerror})") from error
+        return _journal(Path(url.removeprefix("journal:")))
     if url.startswith("grpc://"):
         return _proxy(url)
-    if url.startswith("sqlite:///"):
-        _make_folder(Path(url.removeprefix("sqlite:///")).parent)
+    if url.startswith("sqlite:"):
+        _check_file(make_url(url))
     for attempt in range(ATTEMPTS):
         try:
             return _database(url, heartbeat)
-        except SQLAlchemyError as error:
+        except NoSuchModuleError as error:
+            kind = url.partition(":")[0]
+            raise UserError(f"{KEY}: {kind!r} is no kind of database that is known here; use {ACCEPTED}") from error
+        except (SQLAlchemyError, StorageInternalError) as error:
             if attempt + 1 == ATTEMPTS or isinstance(error, ArgumentError):
-                raise UserError(f"study.storage: {shown(url)} cannot be reached ({_reason(error)})") from error
+                raise UserError(f"{KEY}: {shown(url)} cannot be reached ({reason(error)})") from error
             time.sleep(0.2 * 2**attempt)
         except ImportError as error:
-            needs = "psycopg: pip install 'mlp_lab[cluster]'" if "postgresql" in url else str(error)
-            raise UserError(f"study.storage: {shown(url)} needs a driver that is missing ({needs})") from error
+            raise UserError(f"{KEY}: {shown(url)} needs {_driver(url, error)}") from error
+        except RuntimeError as error:
+            raise UserError(f"{KEY}: {_other_version(url, error)}") from error
     raise AssertionError("the last attempt returns or raises")
 
 
 def shown(url: str) -> str:
-    """Returns an address without its password.
+    """Returns an address without its password, and of a file with its path unescaped.
 
-    >>> shown("postgresql+psycopg://me:secret@host/db")
-    'postgresql+psycopg://me@host/db'
+    >>> shown("postgresql+psycopg://me:secret@host/db"), shown("sqlite:////a%20b.db")
+    ('postgresql+psycopg://me@host/db', 'sqlite:////a b.db')
     """
+    if url.startswith("sqlite:///"):
+        return f"sqlite:///{make_url(url).database}"
     scheme, _, rest = url.partition("://")
     user, at, place = rest.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}{at}{place}" if at else url
@@ -115,24 +152,91 @@ def _proxy(url: str) -> BaseStorage:
             storage = GrpcStorageProxy(host=host, port=int(port))
         storage.wait_server_ready(timeout=PROXY_SECONDS)
     except ImportError as error:
-        raise UserError(f"study.storage: {url} needs grpcio: pip install 'mlp_lab[cluster]'") from error
+        raise UserError(f"{KEY}: {url} needs grpcio: pip install 'mlp_lab[cluster]'") from error
     except ValueError as error:
-        raise UserError(f"study.storage: {url!r} has no port; use grpc://HOST:PORT") from error
+        raise UserError(f"{KEY}: {url!r} has no port; use grpc://HOST:PORT") from error
     except ConnectionError as error:
-        raise UserError(f"study.storage: {url} cannot be reached (no server answers)") from error
+        raise UserError(f"{KEY}: {url} cannot be reached (no server answers)") from error
     return storage
 
 
-def _make_folder(folder: Path) -> None:
+def _journal(path: Path) -> BaseStorage:
+    """Opens a journal file."""
+    _make_folder(path.parent, path)
+    try:
+        if path.exists():
+            with path.open("rb") as file:
+                first = file.readline()
+            if first.endswith(b"\n"):  # the last line of a journal may be torn, and Optuna passes over it
+                json.loads(first)["op_code"]
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise UserError(f"{KEY}: {path} cannot be written ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AssertionError) as error:  # lines that are no JSON, or no operations
+        raise UserError(
+            f"{KEY}: {path} is no journal that Optuna {optuna.__version__} can read; name another file"
+        ) from error
+
+
+def _check_file(url: URL) -> None:
+    """Makes the folder of an SQLite file, and refuses the database of another program before tables are added to it.
+
+    Raises:
+        UserError: It is one, or the file cannot be made.
+    """
+    path = Path(url.database or "")
+    _make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{KEY}: {path} is a directory; name a file in it, such as sqlite:///{path}/study.db")
+    if not path.exists():
+        return
+    with suppress(SQLAlchemyError):  # which opening it will tell
+        engine = create_engine(URL.create("sqlite", database=str(path)))
+        try:
+            tables = inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+        if tables and VERSION_TABLE not in tables:
+            names = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
+            raise UserError(f"{KEY}: {path} is the database of another program (tables {names}); name another file")
+
+
+def _make_folder(folder: Path, shown: Path | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"study.storage: {folder} cannot be written ({error.strerror})") from error
+        raise UserError(f"{KEY}: {shown or folder} cannot be written ({error.strerror})") from error
 
 
-def _reason(error: SQLAlchemyError) -> str:
-    """Returns the first line of what the driver said."""
-    if isinstance(error, NoSuchModuleError):
-        return "no such kind of database; use sqlite or postgresql"
-    origin = error.orig if isinstance(error, DBAPIError) else error
+def _driver(url: str, error: ImportError) -> str:
+    """Says which driver of a database is missing."""
+    if url.startswith("postgresql+psycopg:"):
+        return "the driver psycopg, which is not installed: pip install 'mlp_lab[cluster]'"
+    cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+    name = f"the driver {cause.name}" if cause.name else "a driver"
+    return f"{name}, which is not installed; install it, or use {ACCEPTED}"
+
+
+def _other_version(url: str, error: RuntimeError) -> str:
+    """Says what to do about tables that another version of Optuna has made."""
+    made = re.search(r"set up by optuna ([\w.]+)", str(error))
+    by = f"Optuna {made[1]}" if made else "another version of Optuna"
+    if "storage upgrade" in str(error):
+        address = url if url.startswith("sqlite:") else shown(url)
+        return (
+            f"{shown(url)} was written by {by}, which is older than Optuna {optuna.__version__} here; "
+            f"make a copy of it, then run: optuna storage upgrade --storage '{address}'"
+        )
+    return (
+        f"{shown(url)} was written by {by}, which is newer than Optuna {optuna.__version__} here; "
+        "install that version (pip install -U optuna), or use another storage"
+    )
+
+
+def reason(error: Exception) -> str:
+    """Returns the first line of what a database's driver said."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, DBAPIError):  # Optuna wraps them
+        cause = cause.__cause__
+    origin = cause.orig if isinstance(cause, DBAPIError) else cause
     return (str(origin).splitlines() or [type(error).__name__])[0].strip()

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from optuna import Study
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -20,7 +20,7 @@ from mlp_lab.sweep.facts import FIRST
 from mlp_lab.sweep.interrupts import uninterrupted
 from mlp_lab.sweep.settings import StudySettings
 from mlp_lab.sweep.space import Space
-from mlp_lab.sweep.storage import quiet
+from mlp_lab.sweep.storage import quiet, reason
 
 MEANING = ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches", "trainer.limit_val_batches")
 PLACES = ("root", "path", "test_path", "verbose", "fitted", "eval_batch_size")  # of the data: not what is learnt
@@ -84,8 +84,8 @@ def open_study(
                 study.set_metric_names(list(settings.metric))
             except DuplicatedStudyError:
                 study = optuna.load_study(storage=storage, study_name=settings.name, sampler=sampler)
-    except SQLAlchemyError as error:
-        raise UserError(f"study.storage: {' '.join(str(error).split())[:200]}") from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise UserError(f"study.storage: the study cannot be opened ({reason(error)})") from error
     _compare(study, settings.name, facts, [direction.name.lower() for direction in study.directions])
     return study
 

@@ -101,6 +101,15 @@ def test_flags_win_over_the_yaml(table: Path) -> None:
     assert folder == Path("there")
 
 
+def test_paths_may_name_home_and_variables(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(table))
+    monkeypatch.setenv("STUDY", "50% of #1?")
+    write_sweep(table / "sweep.yaml", base="~/config.yaml")
+    _, rest, folder = read_sweep(["--config", "sweep.yaml", "--run.dir", "~/$STUDY"])
+    assert rest == ["--config", str(table / "config.yaml")]
+    assert folder == table / "50% of #1?"
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

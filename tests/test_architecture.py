@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
+    "flags": 0,
     "paths": 1,
     "data": 2,
     "model": 2,

@@ -29,6 +29,7 @@ from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
 from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.model.mlp import resolve_widths
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
@@ -99,7 +100,10 @@ class BenchCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _set_seed(self) -> None:
-        """Refuses what would only fail once the data is read, and then sets the seed."""
+        """Resolves the depth, refuses what would only fail once the data is read, and then sets the seed."""
+        model = self._get_config().model
+        if model.depth is None:
+            model.depth = len(resolve_widths(None, model.width))
         check_config(self.invocation.arguments[0], self._get_config())
         super()._set_seed()
 

@@ -19,7 +19,8 @@ from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
-ARCHITECTURE = ("depth", "width", "activation", "norm", "residual", "encoder")  # what the weights are the weights of
+ARCHITECTURE = ("depth", "width", "activation", "linear_bias", "norm", "residual", "encoder")
+"""The settings that say which network a checkpoint's weights belong to."""
 
 
 def check_config(command: str, config: Any) -> None:

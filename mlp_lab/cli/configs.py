@@ -49,6 +49,44 @@ def check_configs(arguments: Sequence[str]) -> None:
             _check_config(Path(value))
 
 
+def depth_of_widths(arguments: Sequence[str]) -> list[str]:
+    """Returns `--model.depth null` where a list of widths comes after the depth that it replaces, else nothing.
+
+    Later sources win: a list for `model.width` in a later file or in a flag sets the number of layers, whatever an
+    earlier file says of `model.depth`. Where one source gives both, they must agree.
+
+    Args:
+        arguments: files first, as `config_first` returns them; the files are those that `check_configs` has read.
+    """
+    files = [read_yaml(Path(value)) for flag, value in pairwise(arguments) if flag == "--config"]
+    widths_decide = False
+    for source in (*(content.get("model") for content in files), _model_flags(arguments)):
+        if not isinstance(source, dict):
+            continue
+        if "depth" in source:
+            widths_decide = False
+        elif "width" in source:
+            widths_decide = isinstance(source["width"], list)
+    return ["--model.depth", "null"] if widths_decide else []
+
+
+def _model_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """Returns the depth and the width that the flags give."""
+    given: dict[str, Any] = {}
+    for flag, following in pairwise([*arguments, ""]):
+        name, equals, value = flag.partition("=")
+        if name in ("--model.depth", "--model.width"):
+            given[name.removeprefix("--model.")] = _yaml_or_text(value if equals else following)
+    return given
+
+
+def _yaml_or_text(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # the parser says what is wrong with it
+
+
 def default_config(name: str) -> Path:
     """Returns `configs/<name>.yaml` of the installed package or of the checkout."""
     package = Path(__file__).resolve().parents[1]

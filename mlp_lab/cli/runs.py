@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlp_lab.cli.configs import check_configs, config_first, default_config
+from mlp_lab.cli.configs import check_configs, config_first, default_config, depth_of_widths
 from mlp_lab.errors import UserError
 from mlp_lab.training.tracking import RunDirectory
 
@@ -49,6 +49,7 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
         rest += ["--data.dataset", "null"]
     words = config_first([*words, *rest])
     check_configs(words)
+    words += depth_of_widths(words)
     return Invocation(arguments=words, run=run, overrides=tuple(rest) if run else ())
 
 

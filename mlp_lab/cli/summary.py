@@ -40,7 +40,7 @@ def layer_rows(mlp: MLP, *, activation: str, norm: str) -> list[LayerRow]:
     """Describes the network from the input to the logits.
 
     FLOPs are those of the linear maps, a multiply and an add counted apart: n inputs and m outputs take 2·n·m, and m
-    for the bias. What works on single units (norms, activations) is left out: it grows with m alone.
+    for the bias where there is one. What works on single units (norms, activations) is left out: it grows with m alone.
 
     Args:
         mlp: The network.
@@ -179,7 +179,7 @@ def _shape(linear: nn.Linear) -> str:
 
 
 def _flops(linear: nn.Linear) -> int:
-    return (2 * linear.in_features + 1) * linear.out_features
+    return (2 * linear.in_features + (linear.bias is not None)) * linear.out_features
 
 
 def _mega(count: int) -> str:

@@ -201,7 +201,9 @@ class _Layer(NamedTuple):
 
 def _affine(linear: nn.Linear, stream: _Stream, *, first: bool) -> tuple[float, float]:
     """Returns the mean and the variance over units of h = Wx + b."""
-    weight, bias = linear.weight.detach().double(), linear.bias.detach().double()
+    weight = linear.weight.detach().double()
+    none = linear.bias is None  # which torch's annotation leaves out
+    bias = weight.new_zeros(len(weight)) if none else linear.bias.detach().double()
     spread = float(weight.square().sum(dim=1).mean())  # n·w²
     if first:  # features differ in mean: an input is taken as a random vector of its length
         constant, energy = bias, stream.second

@@ -25,6 +25,8 @@ from mlp_lab.model.encoders import EncoderConfig, build_encoder
 from mlp_lab.model.initialization import initialize_, initializer
 from mlp_lab.model.linear import Linear
 
+DEFAULT_DEPTH = 2  # hidden layers where neither `depth` nor a list of widths says how many
+
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch norm (Ioffe and Szegedy 2015) that lets a batch of one row pass, normalised by the running statistics.
@@ -49,11 +51,12 @@ NORMS: dict[str, Callable[[int], nn.Module] | None] = {
 class Settings(TypedDict, total=False):
     """The keyword arguments of `MLP`, with the meaning and the defaults given there."""
 
-    depth: int
+    depth: int | None
     width: int | Sequence[int]
     activation: str
     init: str
     bias: float | None
+    linear_bias: bool
     norm: str
     dropout: float
     input_dropout: float
@@ -83,11 +86,12 @@ class Block(nn.Module):
         dropout: float,
         residual: bool,
         layer: int,
+        linear_bias: bool = True,
     ) -> None:
         super().__init__()
         make_norm = NORMS[norm]
         drop = AlphaDropout if activation.name == "selu" else Dropout  # Klambauer et al. (2017, section 3)
-        self.linear = _linear(in_features, width)
+        self.linear = _linear(in_features, width, bias=linear_bias)
         self.norm = make_norm(width) if make_norm else None
         self.activation = activation.make()
         self.dropout = drop(dropout, layer) if dropout else None
@@ -109,17 +113,20 @@ class MLP(nn.Module):
     """A multilayer perceptron: encoder, `depth` hidden blocks, and a linear head that returns logits.
 
     Equal seeds of torch's global generator give equal weights, and nothing else changes them. Biases stay where a norm
-    makes them redundant, so that the parameter count depends on the widths alone.
+    makes them redundant, unless `linear_bias` leaves them out.
 
     Args:
         in_features: numeric inputs D (pixels of an image), at least 0.
         out_features: outputs C, at least 1.
-        depth: hidden blocks; 0 is linear or logistic regression.
+        depth: hidden blocks; 0 is linear or logistic regression. None takes the length of the list `width`, or
+            `DEFAULT_DEPTH` where `width` is one number.
         width: units per hidden block, or one number for each.
-        activation: a name of `ACTIVATIONS`.
+        activation: a name of `ACTIVATIONS`, or the dotted path of an elementwise function.
         init: a name of `INITS`, or an alias.
         bias: initial bias of every hidden unit; None keeps what `init` sets, mostly 0. Krizhevsky et al. (2012) start
             at 1 to keep ReLU units alive; a negative one kills them.
+        linear_bias: whether hidden linear layers have a bias. The head always has one: it holds the classes' shares, or
+            the mean of the target.
         norm: a name of `NORMS`.
         dropout: probability in [0, 1) that a hidden unit is dropped; alpha dropout with selu.
         input_dropout: probability in [0, 1) that an encoded input is dropped.
@@ -139,11 +146,12 @@ class MLP(nn.Module):
         in_features: int,
         out_features: int,
         *,
-        depth: int = 2,
+        depth: int | None = None,
         width: int | Sequence[int] = 128,
         activation: str = "relu",
         init: str = "he",
         bias: float | None = None,
+        linear_bias: bool = True,
         norm: str = "none",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -161,13 +169,27 @@ class MLP(nn.Module):
             raise unknown("model.norm", norm, NORMS)
         _check_probability("model.dropout", dropout)
         _check_probability("model.input_dropout", input_dropout)
+        if bias is not None and not linear_bias:
+            raise UserError(
+                f"model.bias: {bias!r} sets the biases of the hidden layers, and model.linear_bias: false leaves them "
+                "out; use one of the two"
+            )
         first = in_features if encoder is None else _out_features(encoder)
         if first < 1 or out_features < 1:
             raise ValueError(f"an MLP needs inputs and outputs, not {first} inputs and {out_features} outputs")
         self.encoder = encoder
         self.input_dropout = Dropout(input_dropout) if input_dropout else None
         self.blocks = nn.ModuleList(
-            Block(before, after, activation=phi, norm=norm, dropout=dropout, residual=residual, layer=layer)
+            Block(
+                before,
+                after,
+                activation=phi,
+                norm=norm,
+                dropout=dropout,
+                residual=residual,
+                layer=layer,
+                linear_bias=linear_bias,
+            )
             for layer, (before, after) in enumerate(pairwise((first, *self.widths)), start=1)
         )
         self.head = _linear((first, *self.widths)[-1], out_features)
@@ -243,15 +265,19 @@ class MLP(nn.Module):
         return logits
 
 
-def resolve_widths(depth: int, width: int | Sequence[int]) -> tuple[int, ...]:
-    """Returns the width of every hidden block.
+def resolve_widths(depth: int | None, width: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the width of every hidden block; a depth of None is that of the list, or `DEFAULT_DEPTH`.
 
     Raises:
         UserError: names `model.depth` and `model.width` where they are out of range or disagree.
 
     >>> resolve_widths(3, 64)
     (64, 64, 64)
+    >>> resolve_widths(None, [64, 32, 16])
+    (64, 32, 16)
     """
+    if depth is None:
+        depth = DEFAULT_DEPTH if isinstance(width, int) else len(width)
     if not _is_count(depth, at_least=0):
         raise UserError(f"model.depth: {depth!r} is not a number of hidden layers; accepted: an integer of at least 0")
     widths = (width,) * depth if isinstance(width, int) else tuple(width)
@@ -260,7 +286,7 @@ def resolve_widths(depth: int, width: int | Sequence[int]) -> tuple[int, ...]:
     if len(widths) != depth:
         raise UserError(
             f"model.width: {list(widths)!r} has {len(widths)} entries, but model.depth: {depth!r} needs {depth}; "
-            f"accepted: one integer, or a list of {depth}"
+            f"accepted: one integer, a list of {depth}, or no model.depth"
         )
     return widths
 
@@ -281,7 +307,9 @@ def _out_features(encoder: nn.Module) -> int:
     return width
 
 
-def _linear(in_features: int, out_features: int) -> nn.Linear:
+def _linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """Returns a linear layer whose weights are still to be written: no random number is drawn twice."""
-    linear: nn.Linear = skip_init(Linear, in_features, out_features, device=torch.get_default_device())  # type: ignore[no-untyped-call]
+    linear: nn.Linear = skip_init(  # type: ignore[no-untyped-call]
+        Linear, in_features, out_features, bias=bias, device=torch.get_default_device()
+    )
     return linear

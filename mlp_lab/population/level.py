@@ -37,6 +37,7 @@ class StackLevel(nn.Module):
     going: Tensor
     """1 for each member whose statistics follow its batches, else 0."""
     row_counts: Tensor
+    no_bias: Tensor | None
 
     def __init__(self, level: Level, mlps: Sequence[MLP], *, shared: bool) -> None:
         super().__init__()
@@ -44,7 +45,12 @@ class StackLevel(nn.Module):
         blocks = [cast(Block, mlp.blocks[level.number - 1]) for mlp in mlps[: level.hidden]]
         rows = level.hidden_rows
         self.weight = nn.Parameter(torch.zeros(level.weight_starts[-1]))
-        self.bias = nn.Parameter(torch.zeros(level.rows))
+        self.hidden_bias = all(block.linear.bias is not None for block in blocks)
+        """Whether hidden layers have biases; heads always do."""
+        without = 0 if self.hidden_bias else rows
+        self.bias = nn.Parameter(torch.zeros(level.rows - without)) if without < level.rows else None
+        zeros = torch.zeros(without) if without else None
+        self.register_buffer("no_bias", zeros, persistent=False)  # for the rows of hidden layers without a bias
         norm = blocks[0].norm if blocks else None
         self.norm = {nn.LayerNorm: "layer", nn.RMSNorm: "rms", type(None): "none"}.get(type(norm), "batch")
         self.scale = nn.Parameter(torch.zeros(rows)) if norm is not None else None
@@ -85,20 +91,27 @@ class StackLevel(nn.Module):
 
     def multiply(self, x: Tensor) -> Tensor:
         """Returns h = Wx + b of every member, (R, B)."""
+        bias = self.biases()
         low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
         if low is not None and x.device.type != "cpu" and not self.shared:
-            return products(x.to(low), self.weight.to(low), self.bias.to(low), self.plan)
+            return products(x.to(low), self.weight.to(low), bias.to(low), self.plan)
         if low is not None and x.device.type == "cpu":
             x = x.to(self.weight.dtype)  # an encoder's outputs may be of the lower type
         if not self.shared:
-            return products(x, self.weight, self.bias, self.plan, low)
+            return products(x, self.weight, bias, self.plan, low)
         weight = self.weight.view(self.plan.rows, -1)
         if low is not None and x.device.type == "cpu":
             with torch.autocast("cpu", enabled=pays(weight.numel(), x.shape[1])):
-                return torch.addmm(self.bias.unsqueeze(1), weight, x).to(weight.dtype)
+                return torch.addmm(bias.unsqueeze(1), weight, x).to(weight.dtype)
         if is_faster_by_onednn(weight, x.mT):
-            return linear(weight, x.mT).add_(self.bias.unsqueeze(1))
-        return torch.addmm(self.bias.unsqueeze(1), weight, x)
+            return linear(weight, x.mT).add_(bias.unsqueeze(1))
+        return torch.addmm(bias.unsqueeze(1), weight, x)
+
+    def biases(self) -> Tensor:
+        """Returns the bias of every row, (R,); 0 where a hidden layer has none."""
+        if self.no_bias is None or self.bias is None:
+            return cast(Tensor, self.no_bias if self.bias is None else self.bias)
+        return torch.cat((self.no_bias, self.bias))
 
     def finish(self, h: Tensor, x: Tensor) -> Tensor:
         """Returns the outputs of the hidden layers, (R_hidden, B), of h and the inputs."""

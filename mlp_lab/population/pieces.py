@@ -75,7 +75,10 @@ def _of_level(level: StackLevel, index: int, place: int) -> dict[str, Piece]:
     def per_row(tensor: str) -> Piece:
         return Piece(tensor=f"{here}.{tensor}", start=row, stored=(rows,), shape=(width,))
 
-    pieces = {f"{linear}.weight": matrix, f"{linear}.bias": per_row("bias")}
+    pieces = {f"{linear}.weight": matrix}
+    if place >= plan.hidden or level.hidden_bias:
+        start = row if level.hidden_bias else row - plan.hidden_rows
+        pieces[f"{linear}.bias"] = Piece(tensor=f"{here}.bias", start=start, stored=(rows,), shape=(width,))
     if place >= plan.hidden:
         return pieces
     if level.scale is not None:

@@ -103,7 +103,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None, None]:
         x, weight, low_x, low_weight = ctx.saved_tensors
         level, ways, grad = ctx.level, ctx.ways, grad.contiguous()
         grads = _chosen(level.outputs_cut, ways, grad, grad.to(ctx.low) if _Way.ROUNDED in ways else None)
@@ -111,13 +111,14 @@ class _Products(torch.autograd.Function):
         grad_weight = torch.empty_like(weight)
         for way, out, g, i in zip(ways, _parts(level.weights_cut, grad_weight), grads, inputs, strict=True):
             _write_(way, out, g, i.mT)
+        grad_bias = grad.sum(1) if ctx.needs_input_grad[2] else None
         if not ctx.needs_input_grad[0]:
-            return None, grad_weight, grad.sum(1), None, None, None
+            return None, grad_weight, grad_bias, None, None, None
         grad_x = torch.empty_like(x)
         weights = _chosen(level.weights_cut, ways, weight, low_weight)
         for way, out, w, g in zip(ways, _parts(level.inputs_cut, grad_x), weights, grads, strict=True):
             _write_(way, out, w.mT, g)
-        return grad_x, grad_weight, grad.sum(1), None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def _write_(way: _Way, out: Tensor, left: Tensor, right: Tensor, *, add: bool = False) -> None:

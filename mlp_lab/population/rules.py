@@ -23,6 +23,12 @@ def _residual(mlp: MLP) -> bool | None:
     return any(equal) if equal else None
 
 
+def _linear_bias(mlp: MLP) -> bool | None:
+    """Whether hidden layers have biases; None where there is no hidden layer."""
+    hidden = mlp.linears[:-1]
+    return any(linear.bias is not None for linear in hidden) if hidden else None
+
+
 def _encoder(mlp: MLP) -> str:
     if mlp.encoder is None:
         return "none"
@@ -39,6 +45,7 @@ EQUAL: dict[str, Callable[[MLP], object]] = {
     "out_features": lambda mlp: mlp.out_features,
     "norm": _norm,
     "residual": _residual,
+    "linear_bias": _linear_bias,
     "encoder": _encoder,
     "dtype": lambda mlp: str(mlp.head.weight.dtype),
     "device": lambda mlp: str(mlp.head.weight.device),
@@ -49,7 +56,8 @@ EQUAL: dict[str, Callable[[MLP], object]] = {
 def check_members(mlps: Sequence[MLP]) -> None:
     """Refuses what cannot be stacked.
 
-    A member without a hidden layer fits any norm, and one without layers of equal width any `residual`.
+    A member without a hidden layer fits any norm and any `linear_bias`, and one without layers of equal width any
+    `residual`.
 
     Raises:
         UserError: names two members, the setting and both values.

@@ -26,7 +26,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
-from mlp_lab.model.mlp import MLP
+from mlp_lab.model.mlp import MLP, resolve_widths
 from mlp_lab.model.tasks import build_loss
 from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
@@ -73,11 +73,12 @@ class MLPModule(StraightModule):
     def __init__(
         self,
         spec: Mapping[str, Any],
-        depth: int = 2,
+        depth: int | None = None,
         width: int | list[int] = 128,
         activation: str = "relu",
         init: str = "he",
         bias: float | None = None,
+        linear_bias: bool = True,
         norm: str = "none",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
@@ -98,6 +99,7 @@ class MLPModule(StraightModule):
         self.encoder_config = _config(EncoderConfig, encoder)
         self.optimizer_config = _config(OptimizerConfig, optimizer)
         self.schedule_config = _config(ScheduleConfig, schedule)
+        settings["depth"] = len(resolve_widths(depth, width))
         settings["encoder"] = asdict(self.encoder_config)
         settings["optimizer"] = asdict(self.optimizer_config)
         settings["schedule"] = asdict(self.schedule_config)
@@ -113,6 +115,7 @@ class MLPModule(StraightModule):
             activation=activation,
             init=init,
             bias=bias,
+            linear_bias=linear_bias,
             norm=norm,
             dropout=dropout,
             input_dropout=input_dropout,

@@ -55,8 +55,8 @@ MISTAKES = {
     "fit --config no.yaml": "data.target: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
     "fit --config nos.yaml": "data.drop: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
     # types
-    f"{FIT} --model.depth abc": "model.depth: 'abc' is not accepted; use an integer",
-    f"{FIT} --model.depth 2.5": "model.depth: 2.5 is not accepted; use an integer",
+    f"{FIT} --model.depth abc": "model.depth: 'abc' is not accepted; use an integer or null",
+    f"{FIT} --model.depth 2.5": "model.depth: 2.5 is not accepted; use an integer or null",
     f"{FIT} --model.width [a,b]": "model.width: ['a', 'b'] is not accepted; use an integer or a list of integers",
     f"{FIT} --model.optimizer.lr fast": "model.optimizer.lr: 'fast' is not accepted; use a number",
     f"{FIT} --model.optimizer adam": "model.optimizer: 'adam' is not accepted; it is a group of keys, such as "
@@ -73,6 +73,9 @@ MISTAKES = {
     # model
     f"{FIT} --model.depth -1": "model.depth: -1 is not a number of hidden layers; accepted: an integer of at least 0",
     f"{FIT} --model.depth 2 --model.width [1,2,3]": "model.width: [1, 2, 3] has 3 entries, but model.depth: 2 …",
+    f"{FIT} --model.bias 1 --model.linear_bias false": "model.bias: 1.0 sets the biases of the hidden layers, and "
+    "model.linear_bias: false leaves them out; use one of the two",
+    f"{FIT} --model.init critical --model.activation gelu --model.linear_bias false": "model.init: 'critical' needs …",
     f"{FIT} --model.width 0": "model.width: 0 is not a number of units; accepted: integers of at least 1",
     f"{FIT} --model.activation rellu": "model.activation: 'rellu' is unknown (did you mean 'relu'?); accepted: …",
     f"{FIT} --model.norm bacth": "model.norm: 'bacth' is unknown (did you mean 'batch'?); accepted: none, batch, …",

@@ -222,3 +222,16 @@ def test_offline_wandb_run_lies_in_the_run_directory(
     assert run_id == f"mlp-{run.name}"
     assert [path.name for path in run.glob("wandb/offline-run-*/*.wandb")] == [f"run-{run_id}.wandb"]
     assert not (table / "wandb").exists()
+
+
+def test_list_of_widths_is_recorded_with_its_depth(run: Path, bench: Bench) -> None:
+    answer = bench("fit", "--config", run / "config.yaml", "--model.width", "[4,3,2]", "--model.linear_bias", "false")
+    assert (answer.status, answer.err) == (0, "")
+    longer = Path(answer.last_line)
+    model = config(longer)["model"]
+    assert (model["depth"], model["width"], model["linear_bias"]) == (3, [4, 3, 2], False)
+    again = bench("fit", "--config", longer / "config.yaml")
+    assert all(torch.equal(weights(longer)[name], tensor) for name, tensor in weights(Path(again.last_line)).items())
+    loaded = MLPModule.load_from_checkpoint(longer / "checkpoints" / "last.ckpt")
+    assert (loaded.hparams["depth"], loaded.model.widths) == (3, (4, 3, 2))
+    assert bench("test", "--run", longer).status == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlp_lab.cli.configs import check_configs, config_first, default_config
+from mlp_lab.cli.configs import check_configs, config_first, default_config, depth_of_widths
 from mlp_lab.errors import UserError
 
 
@@ -51,3 +51,28 @@ def test_defaults_are_the_recipes_of_the_repository() -> None:
         assert default_config(name).read_text() == (root / "configs" / f"{name}.yaml").read_text()
     with pytest.raises(UserError, match=r"nothing\.yaml is missing from this installation"):
         default_config("nothing")
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "decide"),
+    [
+        (["{depth: 2, width: 8}"], "--model.width [4,3,2]", True),
+        (["{depth: 2, width: 8}"], "--model.width=[4,3,2]", True),
+        (["{depth: 2, width: 8}", "{width: [4, 3, 2]}"], "", True),
+        (["{depth: 2, width: 8}", "{width: [4, 3, 2]}"], "--model.depth 3", False),
+        (["{depth: 2, width: 8}", "{width: [4, 3, 2]}", "{depth: 1}"], "", False),
+        (["{depth: 2, width: [4, 3, 2]}"], "", False),
+        (["{depth: 2, width: 8}", "{width: [4, 3, 2]}"], "--model.width 5", False),
+        (["{depth: 2}"], "--model.depth 2 --model.width [1,2,3]", False),
+        (["{depth: 2}"], "--model.width [1,", False),
+    ],
+)
+def test_list_of_widths_replaces_the_depth_of_an_earlier_source(
+    files: list[str], flags: str, decide: bool, tmp_path: Path
+) -> None:
+    words = ["fit"]
+    for number, model in enumerate(files):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(f"model: {model}\n")
+        words += ["--config", str(path)]
+    assert depth_of_widths([*words, *flags.split()]) == (["--model.depth", "null"] if decide else [])

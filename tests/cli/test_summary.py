@@ -118,3 +118,18 @@ def test_the_memory_of_replicates_is_told(here: Path, bench: Bench) -> None:
     assert answer.status == 0
     assert "for 8 replicates in training" in answer.out
     assert "replicates" not in bench("summary", "--model.width", "64").out
+
+
+@pytest.mark.parametrize("flags", ["--model.width [8,4,2]", "--model.depth null --model.width [8,4,2]"])
+def test_list_of_widths_sets_the_depth(flags: str, table: Path, bench: Bench) -> None:
+    answer = bench("summary", "--config", "config.yaml", *flags.split())
+    assert (answer.status, answer.err) == (0, "")
+    assert [f"hidden {layer}" in answer.out for layer in (1, 2, 3, 4)] == [True, True, True, False]
+
+
+def test_layers_without_bias_are_counted_without(table: Path, bench: Bench) -> None:
+    rows = layer_rows(MLP(784, 10, depth=1, width=128, linear_bias=False), activation="relu", norm="none")
+    assert [row.parameters for row in rows] == [784 * 128, 128 * 10 + 10]
+    assert [row.flops for row in rows] == [2 * 784 * 128, 2 * 128 * 10 + 10]
+    answer = bench("summary", "--config", "config.yaml", "--model.linear_bias", "false")
+    assert (answer.status, answer.err) == (0, "")

@@ -95,6 +95,7 @@ def test_prediction_is_measured(name: str, init: str) -> None:
         {"norm": "layer", "residual": True, "dropout": 0.2},
         {"norm": "rms", "residual": True},
         {"bias": 0.4},
+        {"linear_bias": False},
     ],
     ids=str,
 )

@@ -173,3 +173,22 @@ def test_lsuv_leaves_constant_layers_and_running_statistics_alone():
     lsuv_(mlp, torch.zeros(10, 4))
     assert torch.equal(mlp.blocks[0].linear.weight, weight)
     assert mlp.blocks[0].norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(("activation", "works"), [("relu", True), ("tanh", True), ("gelu", False), ("silu", False)])
+def test_critical_without_bias_needs_a_point_whose_bias_is_negligible(activation: str, works: bool) -> None:
+    linears = [nn.Linear(500, 500, bias=False), nn.Linear(500, 500, bias=False), nn.Linear(500, 10)]
+    if not works:
+        with pytest.raises(UserError, match=r"model\.init: 'critical' needs the biases .* accepted: linear_bias: true"):
+            initialize_(linears, initializer("critical"), ACTIVATIONS[activation])
+        return
+    initialize_(linears, initializer("critical"), ACTIVATIONS[activation])
+    point = critical_point(ACTIVATIONS[activation])
+    assert point is not None
+    assert std(linears[1].weight) == pytest.approx(math.sqrt(point.weight_variance / 500), rel=RELATIVE)
+
+
+def test_critical_without_bias_refuses_to_read_sigmoid() -> None:
+    linears = [nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False), nn.Linear(5, 1)]
+    with pytest.raises(UserError, match="for model.activation: 'sigmoid'"):
+        initialize_(linears, initializer("critical"), ACTIVATIONS["sigmoid"])

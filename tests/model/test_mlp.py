@@ -12,6 +12,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.activations import ACTIVATIONS
 from mlp_lab.model.dropout import AlphaDropout
+from mlp_lab.model.initialization import INITS, lsuv_
 from mlp_lab.model.mlp import MLP, NORMS, Settings, resolve_widths
 
 NUMPY = {
@@ -262,3 +263,41 @@ def test_bias_sets_the_hidden_biases_alone() -> None:
     for one, other in zip(plain.linears, shifted.linears, strict=True):
         assert torch.equal(one.weight, other.weight)
     assert [linear.bias.unique().tolist() for linear in shifted.linears] == [[-1.5], [-1.5], [0.0]]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hidden_layers_without_bias_keep_the_bias_of_the_head(activation, norm):
+    mlp = MLP(4, 3, depth=2, width=[6, 5], activation=activation, norm=norm, linear_bias=False)
+    assert [linear.bias is None for linear in mlp.linears] == [True, True, False]
+    names = [name for name, _ in mlp.named_parameters()]
+    assert not any(name.endswith("linear.bias") for name in names)
+    mlp(torch.randn(8, 4)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in mlp.parameters())
+    with_bias = MLP(4, 3, depth=2, width=[6, 5], activation=activation, norm=norm)
+    count = sum(parameter.numel() for parameter in with_bias.parameters())
+    assert sum(parameter.numel() for parameter in mlp.parameters()) == count - 6 - 5
+
+
+@pytest.mark.parametrize("init", [name for name in INITS if name != "pytorch"])
+def test_weights_without_bias_are_those_with_bias(init):
+    networks = []
+    for linear_bias in (True, False):
+        torch.manual_seed(0)
+        networks.append(MLP(5, 2, width=7, depth=1, init=init, linear_bias=linear_bias))
+    assert torch.equal(networks[0].linears[0].weight, networks[1].linears[0].weight)
+    x = torch.randn(64, 5)
+    for network in networks:
+        lsuv_(network, x)
+    assert torch.equal(networks[0].linears[0].weight, networks[1].linears[0].weight)
+
+
+def test_initial_bias_of_layers_without_bias_is_refused():
+    with pytest.raises(UserError, match=r"model\.bias: 1\.0 .*model\.linear_bias: false leaves them out"):
+        MLP(4, 3, bias=1.0, linear_bias=False)
+
+
+def test_list_of_widths_sets_the_depth():
+    assert MLP(4, 3, width=[8, 6, 5]).widths == (8, 6, 5)
+    assert MLP(4, 3, width=[]).depth == 0
+    assert MLP(4, 3, width=8).depth == 2

@@ -48,13 +48,14 @@ def assert_same(found: list[Measured], expected: list[Measured]) -> None:
             assert one.values[name] == pytest.approx(value, rel=1e-6, abs=1e-9, nan_ok=True), (one.step, name)
 
 
-def test_every_members_numbers_and_verdicts_are_those_alone() -> None:
+@pytest.mark.parametrize("settings", [{}, {"linear_bias": False}])
+def test_every_members_numbers_and_verdicts_are_those_alone(settings: dict[str, Any]) -> None:
     """Six members of depth 0 to 3, six activations, dropout, clipping, lsuv, max-norm, three optimizers."""
     together = PopulationDiagnostics(every_n_steps=4)
-    fit(PopulationModule([alone(number) for number in range(6)], clip=CLIP), callbacks=[together])
+    fit(PopulationModule([alone(number, **settings) for number in range(6)], clip=CLIP), callbacks=[together])
     for number, member in enumerate(together.members):
         one = Diagnostics(every_n_steps=4)
-        fit(alone(number), callbacks=[one], gradient_clip_val=CLIP[number])
+        fit(alone(number, **settings), callbacks=[one], gradient_clip_val=CLIP[number])
         assert_same(member.diagnostics.evidence.steps, one.evidence.steps)
         assert_same(member.diagnostics.evidence.epochs, one.evidence.epochs)
         assert member.diagnostics.evidence.facts == one.evidence.facts

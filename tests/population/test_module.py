@@ -41,6 +41,15 @@ def test_every_member_trains_as_alone() -> None:
             assert value == pytest.approx(float(one.callback_metrics[f"val/{name}"]), rel=1e-6), (number, name)
 
 
+def test_members_without_biases_train_as_alone() -> None:
+    population = PopulationModule([alone(number, linear_bias=False) for number in range(6)], clip=CLIP)
+    fit(population)
+    for number, network in enumerate(population.networks()):
+        module = alone(number, linear_bias=False)
+        fit(module, gradient_clip_val=CLIP[number])
+        assert distance(module.model, network) < 1e-9, number
+
+
 @pytest.mark.parametrize("settings", [{"mixup": 0.3, "dropout": 0.0}, {"input_dropout": 0.2}, {"norm": "batch"}])
 def test_one_member_is_its_module(settings: dict[str, Any]) -> None:
     population = PopulationModule([alone(1, **settings)])

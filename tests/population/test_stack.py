@@ -83,6 +83,20 @@ def test_logits_and_gradients_are_those_of_each_member(seed: int, norm: str, res
             torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("bucket", [1, 16])
+@pytest.mark.parametrize("norm", ["none", "batch", "layer", "rms"])
+def test_members_without_biases_compute_what_they_compute_alone(norm: str, bucket: int) -> None:
+    mlps = zoo(4, norm=norm, linear_bias=False)
+    population = Population.stack(mlps, bucket=bucket)
+    assert_same(mlps, population, torch.randn(13, 20, dtype=torch.float64))
+    copies = population.unstack()
+    for mlp, copy in zip(mlps, copies, strict=True):
+        assert mlp.state_dict().keys() == copy.state_dict().keys()
+        assert [linear.bias is None for linear in copy.linears] == [True] * copy.depth + [False]
+    stacked = sum(parameter.numel() for parameter in Population.stack(mlps).parameters())
+    assert stacked == sum(parameter.numel() for mlp in mlps for parameter in mlp.parameters())
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str) -> None:
     mlps = zoo(3, activation=activation, input_dropout=0.2)

@@ -184,7 +184,7 @@ class SteppedPopulation(ScoredPopulation):
         if self.stop is not None and self.stop.decided and (gone := self.let_stop(step)):
             self.last_pass.update(gone if trainer.fit_loop.epoch_loop._should_check_val_epoch() else ())
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if due or trainer.is_last_batch or step == trainer.max_steps:
+        if due or trainer.is_last_batch:
             self._record_training_loss(step)
 
     def _project_(self) -> None:

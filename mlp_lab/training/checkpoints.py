@@ -132,10 +132,13 @@ class BestCheckpoint(Checkpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the newest state: at each epoch's end, and within an epoch every so many steps or minutes.
+    """Keeps the newest state: at each epoch's end, within an epoch every so many steps or minutes, and at a stop.
 
     Within an epoch nothing is saved before an optimizer step is complete (accumulated gradients are not part of a
-    checkpoint) nor after a batch that validation follows (a resumed run would skip that validation).
+    checkpoint) nor between a batch and the validation that follows it (a resumed run would skip that validation). A
+    training that stops within an epoch (by steps, by time, early) waits for such a moment and is saved there: the
+    resumed run takes the rest of the epoch, and what only the stop has caused, such as a last validation, is no part
+    of it.
 
     Args:
         path: The file.
@@ -146,21 +149,30 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, path: Path, every_n_steps: int = 0, every_minutes: float = 5.0) -> None:
         self.path, self.every_n_steps, self.every_seconds = path, every_n_steps, 60.0 * every_minutes
         self._seen_step = 0
+        self._saved_step = 0
+        self._stop_waits = False
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
-        self._seen_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._seen_step = self._saved_step = trainer.global_step
+        self._saved_at, self._stop_waits = time.monotonic(), False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves within the epoch when steps or minutes say so."""
+        """Saves within the epoch when steps or minutes are due, and when the training stops here."""
         step = trainer.global_step
         if step == self._seen_step:
+            self._let_stop_wait(trainer)
             return
         self._seen_step = step
-        due = self.every_n_steps > 0 and step % self.every_n_steps == 0
+        self._let_stop_go_on(trainer)
+        if _epoch_is_over(trainer):
+            if not _validation_follows(trainer):
+                self._let_stop_wait(trainer)  # Lightning would validate once more, which no other epoch's end does
+            return
+        due = _stops(trainer) or (self.every_n_steps > 0 and step % self.every_n_steps == 0)
         if not due and self.every_seconds > 0:
             late = time.monotonic() - self._saved_at > self.every_seconds
             due = trainer.strategy.reduce_boolean_decision(late, all=False) if trainer.world_size > 1 else late
@@ -171,14 +183,46 @@ class LastCheckpoint(Checkpoint):
         """Needs to see the steps after which it saves by their number; minutes pass slowly enough."""
         return steps_till(self.every_n_steps, trainer.global_step) - 1 if self.every_n_steps else ANY
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves a training that stops at this validation within an epoch; other checkpoints come first."""
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or _epoch_is_over(trainer):
+            return
+        if trainer.fit_loop._should_accumulate():
+            self._let_stop_wait(trainer)
+        elif _stops(trainer) and self._saved_step != trainer.global_step:
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves the finished epoch."""
-        self._save(trainer)
+        """Saves the finished epoch; one that was stopped within is saved already."""
+        if _epoch_is_over(trainer) or self._saved_step != trainer.global_step:
+            self._save(trainer)
+        self._let_stop_go_on(trainer)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Makes a checkpoint that counts an unfinished epoch as finished go on inside that epoch.
+
+        Earlier versions wrote such checkpoints at every stop within an epoch.
+        """
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        if not loop or loop["epoch_loop.batch_progress"]["is_last_batch"]:
+            return
+        for progress in (loop["epoch_progress"]["current"], loop["epoch_progress"]["total"]):
+            progress["processed"] = min(progress["processed"], max(0, progress["started"] - 1))
+            progress["completed"] = min(progress["completed"], progress["processed"])
+
+    def _let_stop_wait(self, trainer: L.Trainer) -> None:
+        """Delays a stop until the optimizer step that accumulates gradients, or the epoch, is complete."""
+        if trainer.should_stop:
+            trainer.should_stop, self._stop_waits = False, True
+
+    def _let_stop_go_on(self, trainer: L.Trainer) -> None:
+        if self._stop_waits:
+            trainer.should_stop, self._stop_waits = True, False
 
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             save_finite(trainer, self.path)
-            self._saved_at = time.monotonic()
+            self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
 
 class EarlyStop(EarlyStopping):
@@ -216,13 +260,20 @@ class EarlyStop(EarlyStopping):
         self.decided = trainer.should_stop
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the best value, the passes since, and whether the stop is decided."""
-        return {**super().state_dict(), "decided": self.decided}
+        """Returns the best value, the passes since, whether the stop is decided, and by which settings."""
+        return {**super().state_dict(), "decided": self.decided, "min_delta": self.min_delta}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, but not the patience: with another one, the stop is decided anew."""
+        """Restores what `state_dict` returned, but not the settings: with others, the stop is decided anew.
+
+        Passes that were counted by another `min_delta` do not count. Lightning loads the state of the same monitor
+        only: another one begins anew.
+        """
         super().load_state_dict({**state_dict, "patience": self.patience})
-        self.decided = state_dict["decided"] and state_dict["patience"] == self.patience
+        if state_dict.get("min_delta", self.min_delta) != self.min_delta:
+            self.wait_count = 0
+        same = state_dict["patience"] == self.patience and self.wait_count == state_dict["wait_count"]
+        self.decided = state_dict["decided"] and (same or self.wait_count >= self.patience > 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keeps a stop that was decided before the run was cut off."""
@@ -277,9 +328,25 @@ def _restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
 
 
+def _stops(trainer: L.Trainer) -> bool:
+    """Whether the training ends after the current batch."""
+    out_of_steps = 0 <= trainer.max_steps <= trainer.global_step
+    return out_of_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+
+
+def _epoch_is_over(trainer: L.Trainer) -> bool:
+    """Whether the last batch of the epoch has been taken."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
+
+
 def _validation_follows(trainer: L.Trainer) -> bool:
-    """Whether this batch ends the epoch or validation runs right after it: the loop's own decision."""
+    """Whether validation follows this batch by plan, not only because the training stops: the loop's own decision."""
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher
     assert fetcher is not None
-    return loop.batch_progress.is_last_batch or loop._should_check_val_fx(fetcher)
+    stop, trainer.should_stop = trainer.should_stop, False
+    try:
+        return loop._should_check_val_fx(fetcher)
+    finally:
+        trainer.should_stop = stop

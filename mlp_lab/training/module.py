@@ -188,7 +188,7 @@ class MLPModule(StraightModule):
                 linear.weight.data.renorm_(p=2, dim=0, maxnorm=self.max_norm)  # each unit's incoming weights
         trainer = self.trainer
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if due or trainer.is_last_batch or step == trainer.max_steps:
+        if due or trainer.is_last_batch:
             self._record_training_loss(step)
 
     def on_train_epoch_end(self) -> None:

@@ -91,7 +91,7 @@ def _state(path: Path) -> dict[str, Any]:
     return {name: value for name, value in checkpoint.items() if name != "loops"}
 
 
-def assert_same(one: Any, two: Any, where: str) -> None:
+def assert_same(one: Any, two: Any, where: str = "state") -> None:
     """Walks two nested structures; tensors and numbers must be equal, a NaN to a NaN."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two) or (one.isnan() == two.isnan()).all(), where

@@ -31,7 +31,7 @@ class FakeTrainer:
     def __init__(self, **metrics: float) -> None:
         self.state = SimpleNamespace(fn=TrainerFn.FITTING)
         self.sanity_checking = self.fast_dev_run = self.should_stop = False
-        self.current_epoch = 0
+        self.current_epoch, self.max_steps = 0, -1
         self.world_size, self.global_rank = 1, 0
         self.callback_metrics = {name.replace("_", "/"): torch.tensor(value) for name, value in metrics.items()}
         self.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
@@ -201,6 +201,7 @@ def test_the_last_is_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.Monk
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr("mlp_lab.training.checkpoints._validation_follows", lambda _: False)
+    monkeypatch.setattr("mlp_lab.training.checkpoints._epoch_is_over", lambda _: False)
     last, now = LastCheckpoint(tmp_path / "last.ckpt", every_minutes=1.0), trainer()
     now.global_step = 0
     last.on_train_start(now, MODULE)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
+
+from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.training.checkpoints import LastCheckpoint
+from mlp_lab.training.module import MLPModule
+from tests.training.conftest import assert_same
 
 COMMON = {
     "data.verbose": False,
@@ -132,3 +139,103 @@ def test_a_killed_run_ends_as_if_it_never_was(
     killed_command(*MOMENTS[moment], "fit", *words(mode), f"--run.dir={run}")
     command("fit", "--resume", run)
     assert_same_run(whole, run)
+
+
+WITHIN = {"trainer.val_check_interval": 5}
+EARLY = {"early_stopping.patience": 1, "early_stopping.min_delta": 9.0}  # the second validation is no improvement
+CONSTANT = {"trainer.log_every_n_steps": 4, "model.dropout": 0.2, "checkpoint.every_n_steps": 0}
+STOPS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]] = {
+    "steps": ({}, {"trainer.max_steps": 15}, {"trainer.max_steps": -1}, 15),
+    "steps, and then more steps": ({}, {"trainer.max_steps": 15}, {"trainer.max_steps": 33}, 15),
+    "steps at the end of an epoch": ({}, {"trainer.max_steps": 22}, {"trainer.max_steps": -1}, 22),
+    "steps before a validation": (WITHIN, {"trainer.max_steps": 16}, {"trainer.max_steps": -1}, 16),
+    "steps after a validation": (WITHIN, {"trainer.max_steps": 18}, {"trainer.max_steps": -1}, 18),
+    "early": (WITHIN, EARLY, {"early_stopping.patience": 0}, 10),
+    "early, accumulating": (
+        {**WITHIN, "trainer.accumulate_grad_batches": 3},
+        EARLY,
+        {"early_stopping.patience": 0},
+        4,  # the epoch ends with the step that the tenth of eleven batches belongs to
+    ),
+    "replicates": ({"replicates": 2}, {"trainer.max_steps": 15}, {"trainer.max_steps": -1}, 15),
+    "replicates after a validation": (
+        {**WITHIN, "replicates": 2},
+        {"trainer.max_steps": 16},
+        {"trainer.max_steps": -1},
+        16,
+    ),
+}
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    return [f"--{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()]
+
+
+def assert_same_training(one: Path, two: Path) -> None:
+    """Compares the records and the last states, but for the settings of a stop."""
+    assert (one / "metrics.csv").read_text() == (two / "metrics.csv").read_text()
+    first, second = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, two))
+    for name in ("state_dict", "optimizer_states", "epoch", "global_step", "train_loss", "population"):
+        assert_same(first.get(name), second.get(name), name)
+
+
+@pytest.mark.parametrize("case", STOPS)
+def test_run_stopped_within_an_epoch_goes_on_as_if_it_never_was(case: str, command: Any, tmp_path: Path) -> None:
+    common, stop, go_on, steps = STOPS[case]
+    settings, whole, run = COMMON | CONSTANT | common, tmp_path / "whole", tmp_path / "run"
+    command("fit", *flags(settings), f"--run.dir={whole}")
+    command("fit", *flags(settings | stop), f"--run.dir={run}")
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == steps
+    command("fit", "--resume", run, *flags(go_on))
+    assert_same_training(whole, run)
+
+
+class StopAfter(L.Callback):
+    """Ends the training after a batch, as `trainer.max_time` does."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx + 1 == self.batch
+
+
+def fit(path: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, **options: Any) -> MLPModule:
+    data = TabularDataModule(dataset="digits", batch_size=64, verbose=False)
+    torch.manual_seed(0)
+    module = MLPModule(data.spec_dict, depth=1, width=8)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", callbacks=[*callbacks, LastCheckpoint(path)], **quiet, **options
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 5}, {"accumulate_grad_batches": 4}])
+@pytest.mark.parametrize("batch", [5, 7, 23, 30])  # of 23 in an epoch
+def test_run_stopped_by_the_clock_takes_the_rest_of_its_epoch(
+    batch: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = fit(tmp_path / "whole.ckpt", **options)
+    fit(tmp_path / "cut.ckpt", StopAfter(batch), **options)
+    cut = torch.load(tmp_path / "cut.ckpt", weights_only=True)["loops"]["fit_loop"]
+    taken = cut["epoch_loop.batch_progress"]["total"]["processed"]
+    each = options.get("accumulate_grad_batches", 1)
+    assert batch <= taken < batch + each, "a stop waits for the gradients that are accumulated"
+    rest = fit(tmp_path / "rest.ckpt", ckpt_path=tmp_path / "cut.ckpt", **options)
+    assert_same(dict(whole.state_dict()), dict(rest.state_dict()))
+
+
+def test_checkpoint_that_counts_a_cut_epoch_as_finished_goes_on_inside_it(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole.ckpt")
+    fit(tmp_path / "cut.ckpt", max_steps=30)
+    old = torch.load(tmp_path / "cut.ckpt", weights_only=True)
+    loop = old["loops"]["fit_loop"]
+    for part in ("current", "total"):  # as it was saved when the cut epoch's end had been reached
+        loop["epoch_progress"][part]["processed"] += 1
+        loop["epoch_loop.batch_progress"][part]["completed"] = loop["epoch_loop.batch_progress"][part]["processed"]
+    torch.save(old, tmp_path / "old.ckpt")
+    rest = fit(tmp_path / "rest.ckpt", ckpt_path=tmp_path / "old.ckpt")
+    assert_same(dict(whole.state_dict()), dict(rest.state_dict()))

@@ -190,5 +190,5 @@ def test_critical_without_bias_needs_a_point_whose_bias_is_negligible(activation
 
 def test_critical_without_bias_refuses_to_read_sigmoid() -> None:
     linears = [nn.Linear(5, 5, bias=False), nn.Linear(5, 5, bias=False), nn.Linear(5, 1)]
-    with pytest.raises(UserError, match="for model.activation: 'sigmoid'"):
+    with pytest.raises(UserError, match=r"for model\.activation: 'sigmoid'"):
         initialize_(linears, initializer("critical"), ACTIVATIONS["sigmoid"])

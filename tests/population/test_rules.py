@@ -32,8 +32,8 @@ CASES: dict[str, Callable[[], list[MLP]]] = {
     "of their own": lambda: [MLP(4, 2), MLP(4, 2, norm="layer")],
     "population: members 0 and 1 differ in residual (False and True), which must be equal; train them in populations "
     "of their own": lambda: [MLP(4, 2), MLP(4, 2, residual=True)],
-    "population: members 0 and 1 differ in linear_bias (True and False), which must be equal; train them in populations "
-    "of their own": lambda: [MLP(4, 2), MLP(4, 2, linear_bias=False)],
+    "population: members 0 and 1 differ in linear_bias (True and False), which must be equal; train them in "
+    "populations of their own": lambda: [MLP(4, 2), MLP(4, 2, linear_bias=False)],
     "population: members 0 and 1 differ in dtype (torch.float32 and torch.float64), which must be equal; train them in "
     "populations of their own": lambda: [MLP(4, 2), MLP(4, 2).double()],
 }

@@ -26,7 +26,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
-from mlp_lab.model.mlp import MLP, resolve_widths
+from mlp_lab.model.mlp import MLP, Settings, resolve_widths
 from mlp_lab.model.tasks import build_loss
 from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
@@ -108,20 +108,8 @@ class MLPModule(StraightModule):
             if value < 0:
                 raise UserError(f"model.{name}: {value} is negative; use a number of at least 0 (0 turns it off)")
         self.init, self.mixup, self.max_norm = init, mixup, max_norm
-        self.model = MLP.from_spec(
-            self.spec,
-            depth=depth,
-            width=width,
-            activation=activation,
-            init=init,
-            bias=bias,
-            linear_bias=linear_bias,
-            norm=norm,
-            dropout=dropout,
-            input_dropout=input_dropout,
-            residual=residual,
-            encoder=self.encoder_config,
-        )
+        network = cast(Settings, {name: settings[name] for name in Settings.__annotations__})
+        self.model = MLP.from_spec(self.spec, encoder=self.encoder_config, **network)
         self.train_loss = build_loss(
             self.spec, loss, label_smoothing=label_smoothing, class_weights=class_weights, pos_weight=pos_weight
         )

@@ -126,6 +126,16 @@ class TensorLoader:
         """Returns the number of global batches of an epoch, the same on every process."""
         return self.rows // self.batch_size if self.drop_last else -(-self.rows // self.batch_size)
 
+    def rows_of(self, first: int, last: int) -> int:
+        """Returns the rows of the global batches `first` to `last` - 1 of an epoch.
+
+        Args:
+            first: The first batch, counted from 0.
+            last: The batch after the last one; batches past the epoch's end have no rows.
+        """
+        rows = len(self) * self.batch_size if self.drop_last else self.rows
+        return min(last * self.batch_size, rows) - min(first * self.batch_size, rows)
+
     def __iter__(self) -> Iterator[Batch]:
         """Returns a lazy iterator over the rest of a resumed epoch, or over a new one."""
         resume, self._resume = self._resume, False

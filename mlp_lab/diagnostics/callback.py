@@ -30,6 +30,7 @@ from mlp_lab.diagnostics.settings import DEFAULT_GROUPS, FIRST_STEPS, Diagnostic
 from mlp_lab.diagnostics.theory import Prediction, init_values, predict
 from mlp_lab.diagnostics.verdicts import Verdict, diagnose
 from mlp_lab.model.mlp import MLP
+from mlp_lab.training.accumulation import loss_divisor
 from mlp_lab.training.module import MLPModule
 
 JUDGE_EVERY = 100  # least optimizer steps between two judgements within an epoch, after the first ten
@@ -156,7 +157,7 @@ class Diagnostics(L.Callback):
         else:
             loss = _loss(outputs)
             if loss is not None:
-                values["train/loss"] = mean_over_processes(trainer, loss) * trainer.accumulate_grad_batches
+                values["train/loss"] = mean_over_processes(trainer, loss) * loss_divisor(trainer, pl_module)
             numbers = to_floats(values)
             if "init" in groups:
                 numbers |= init_values(self._prediction, numbers, tuple(self.probe.mlp.widths))

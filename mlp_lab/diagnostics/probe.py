@@ -27,6 +27,7 @@ from mlp_lab.diagnostics.rank import at_least_float32
 from mlp_lab.diagnostics.units import saturated_entries
 from mlp_lab.model.activations import ACTIVATIONS, derivative
 from mlp_lab.model.mlp import MLP
+from mlp_lab.training.accumulation import loss_divisor
 
 
 class StepProbe:
@@ -107,7 +108,7 @@ class StepProbe:
             sums = combine(gather(self._sums))
             # The gradient is that of a mean over all rows, times the scale of the loss, divided by the accumulated
             # batches and, before DDP's mean over processes, multiplied by their number.
-            factor = trainer.accumulate_grad_batches / (trainer.world_size * self._loss_scale)
+            factor = loss_divisor(trainer, trainer.lightning_module) / (trainer.world_size * self._loss_scale)
             values |= signal(sums, scale=(sums.rows * factor).unsqueeze(-1))
         if self._saturated is not None:
             if trainer.world_size > 1:

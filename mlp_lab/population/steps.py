@@ -87,6 +87,7 @@ class SteppedPopulation(ScoredPopulation):
         self._running.rows += batch.count
         if self._flags is not None:
             self._flags.step.fill_(self.trainer.global_step)  # which several batches may share; a graph counts on
+        self.weigh_in_window(batch, batch_idx)
         return self._batch_loss(batch)
 
     def _batch_loss(self, batch: Batch) -> Tensor:
@@ -106,7 +107,7 @@ class SteppedPopulation(ScoredPopulation):
             losses = torch.where(self.stack_optimizer.alive, losses, 0.0)
         elif not all(active):
             losses = losses[torch.tensor(active)]
-        return losses.sum() / batch.count
+        return losses.sum() / (batch.count / self.window_weight)
 
     def _hold_stopped(self) -> None:
         """What a pass changes in a member stays as it is once that has stopped."""

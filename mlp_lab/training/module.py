@@ -142,14 +142,14 @@ class MLPModule(StraightModule):
             self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns this process's share of the global batch's mean loss."""
+        """Returns this process's share of the global batch's mean loss, by the batch's weight in its window."""
         if self._world_size > 1:
             first_row, _ = rank_bounds(0, batch.count, rank=self.global_rank, world_size=self._world_size)
             for dropout in self.model.dropouts:
                 dropout.first_row = first_row  # masks are those of one process with the whole batch
         total = self._mixed_loss(batch) if self.mixup else self._loss(batch)
         self._running.add(total, batch.count)
-        return total * (self._world_size / batch.count)
+        return total * (self._world_size / batch.count * self.weigh_in_window(batch, batch_idx))
 
     def _loss(self, batch: Batch) -> Tensor:
         logits = self.model(batch.numeric, batch.categorical)

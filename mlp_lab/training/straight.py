@@ -32,6 +32,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from mlp_lab.data.loader import Batch
+from mlp_lab.training.accumulation import window_weight
 from mlp_lab.training.burst import STEP_HOOKS, Burst
 from mlp_lab.training.heap import keep_freed_memory
 
@@ -55,7 +57,17 @@ class StraightModule(L.LightningModule):
     steps_per_call: int | None = None
     """Most steps of a burst; None means as many as nobody needs to see, 1 takes each with all hooks."""
 
+    window_weight = 1.0
+    """What the mean loss of the last batch was multiplied by, so that accumulated gradients are a mean over rows."""
+
     quiet = False  # whether nobody looks at the step that is being taken
+
+    def weigh_in_window(self, batch: Batch, batch_idx: int) -> float:
+        """Sets and returns `window_weight` for a batch."""
+        weight = window_weight(self.trainer, batch, batch_idx)
+        if weight != self.window_weight:  # `setattr` of a module costs more than the comparison
+            self.window_weight = weight
+        return weight
 
     def replay(self, batch: Any, step: int) -> bool:
         """Takes a quiet step in a faster way, all of `after_optimizer_step` included; returns whether there is one."""

@@ -43,6 +43,7 @@ def run_fleet(
     space: Space,
     directory: Path,
     base: Mapping[str, Any],
+    data: Mapping[str, str],
     command: Callable[[Sequence[str]], None],
     arguments: Sequence[str],
 ) -> None:
@@ -53,6 +54,7 @@ def run_fleet(
         space: Its space.
         directory: Where its results and the workers' logs are written.
         base: The resolved config that every trial starts from.
+        data: What is compared of its data.
         command: Runs a sweep by its arguments.
         arguments: Those of this one; each worker runs them with another backend.
 
@@ -64,7 +66,7 @@ def run_fleet(
     directory = directory.absolute()
     check_login(settings.wandb)
     fleet = Fleet(settings.cluster, directory / "workers", settings.study.name)
-    study, _, _ = prepare(settings, space, directory, base=base)
+    study, _, _ = prepare(settings, space, directory, base=base, data=data)
     metrics, budget = settings.study.metric, trials_to_finish(settings, space)
     troubles = []
     if budget is None or count_trials(study).finished < budget:

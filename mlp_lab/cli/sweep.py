@@ -109,10 +109,10 @@ def sweep(arguments: Sequence[str]) -> None:
     if settings.backend == "slurm":
         from mlp_lab.cli.fleet import run_fleet
 
-        run_fleet(settings, space, directory, builder.config, sweep, arguments)
+        run_fleet(settings, space, directory, builder.config, builder.data_identity, sweep, arguments)
         return
     backend = build_backend(settings, builder, directory)
-    run_sweep(settings, space, backend, directory, base=builder.config)
+    run_sweep(settings, space, backend, directory, base=builder.config, data=builder.data_identity)
     print(directory)
 
 

@@ -93,6 +93,14 @@ class TrialBuilder:
         return self._cli.resolved_config()
 
     @property
+    def data_identity(self) -> dict[str, str]:
+        """Name and fingerprints of the base config's data, by which a study tells them from others."""
+        group = self.config["data"]
+        arguments = group["init_args"]
+        name = arguments.get("path") or arguments.get("dataset") or group["class_path"].rpartition(".")[2]
+        return {"name": str(name), "fingerprint": self.data.fingerprint, "split": self.data.split_fingerprint}
+
+    @property
     def depth(self) -> int:
         """Hidden layers of the base config."""
         return int(self._base.model.depth)

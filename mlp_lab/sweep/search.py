@@ -37,6 +37,7 @@ def run_sweep(
     directory: Path,
     *,
     base: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
     directions: tuple[str, ...] = (),
     show: Callable[[str], None] = print,
 ) -> Study:
@@ -48,6 +49,7 @@ def run_sweep(
         backend: Who trains.
         directory: Where storage, `trials.csv` and `best.yaml` are written.
         base: The resolved config that every trial starts from.
+        data: `name`, `fingerprint` and `split` of its data, as `open_study` compares them.
         directions: minimize or maximize, one per metric; else those of the settings, or of what is better.
         show: Prints a line.
 
@@ -59,7 +61,7 @@ def run_sweep(
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished trials are kept, and the others wait to be asked again.
     """
     check_login(settings.wandb)
-    study, maker, enqueued = prepare(settings, space, directory, base=base, directions=directions)
+    study, maker, enqueued = prepare(settings, space, directory, base=base, data=data, directions=directions)
     study_settings = settings.study
     maximize = study.directions[0].name == "MAXIMIZE"
     judge = build_judge(study_settings.pruner, StudyHistory(study), maximize=maximize)
@@ -89,6 +91,7 @@ def prepare(
     directory: Path,
     *,
     base: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
     directions: tuple[str, ...] = (),
 ) -> tuple[Study, Maker, list[dict[str, Any]]]:
     """Makes the study, or finds it again; the arguments are those of `run_sweep`.
@@ -111,7 +114,18 @@ def prepare(
         _check_whole(enqueued, space)
     storage = open_storage(storage_url(study_settings.storage, directory), study_settings.heartbeat)
     directory.mkdir(parents=True, exist_ok=True)
-    study = open_study(study_settings, space, storage, sampler, directions=directions, base=base or {})
+    if study_settings.storage is None:
+        _check_directory(directory, study_settings.name, optuna.get_all_study_names(storage))
+    study = open_study(
+        study_settings,
+        space,
+        storage,
+        sampler,
+        directions=directions,
+        base=base or {},
+        data=data,
+        seeds=settings.seeds,
+    )
     return study, maker, enqueued
 
 
@@ -268,6 +282,15 @@ def default_directions(metrics: tuple[str, ...]) -> tuple[str, ...]:
     from mlp_lab.training.checkpoints import direction
 
     return tuple(f"{direction(metric)}imize" for metric in metrics)
+
+
+def _check_directory(directory: Path, name: str, studies: Sequence[str]) -> None:
+    """Refuses a second study where a first one keeps its results: its `trials.csv` would be overwritten."""
+    if studies and name not in studies:
+        raise UserError(
+            f"study.name: {directory} holds the study {studies[0]!r}, whose trials.csv would be overwritten; "
+            f"use another --run.dir, or study.name: {studies[0]}"
+        )
 
 
 def _check_whole(points: list[dict[str, Any]], space: Space) -> None:

@@ -250,6 +250,23 @@ def test_another_space_is_refused_and_the_study_untouched(table: Path, bench: Be
     assert (table / "runs/sweeps/sweep/trials.csv").read_text() == before
 
 
+def test_another_table_is_refused_and_the_study_untouched(table: Path, bench: Bench) -> None:
+    write_sweep(table / "sweep.yaml", trials=1)
+    assert bench("sweep", "--config", "sweep.yaml").status == 0
+    before = (table / "runs/sweeps/sweep/trials.csv").read_text()
+    write_table(table / "other.csv", row7="1,2,x,no")
+    write_table(table / "moved.csv")
+    (table / "table.csv").write_bytes((table / "other.csv").read_bytes())
+    for words, name in (((), "table.csv"), (("--data.path", "other.csv"), "other.csv")):
+        answer = bench("sweep", "--config", "sweep.yaml", "--trials", "2", *words)
+        assert answer.status == 2
+        assert answer.err.startswith(f"error: data: the study 'sweep' was begun with {table}/table.csv (fingerprint ")
+        assert f"), this is {table}/{name} (fingerprint " in answer.err
+        assert answer.err.endswith("); use another study.name, or the same data\n")
+    assert (table / "runs/sweeps/sweep/trials.csv").read_text() == before
+    assert bench("sweep", "--config", "sweep.yaml", "--trials", "2", "--data.path", "moved.csv").status == 0
+
+
 @pytest.mark.parametrize("name", sorted({path.stem for path in SWEEPS.glob("*.yaml")} - {"wandb_agent"}))
 def test_a_shipped_sweep_fits_its_config(name: str, here: Path, bench: Bench) -> None:
     """All that can be wrong before the first trial; a budget of a moment lets none begin."""

@@ -71,6 +71,12 @@ def test_points_to_try_first(tmp_path: Path) -> None:
         search(tmp_path / "other", enqueue=[{"x": 3}])
 
 
+def test_second_study_in_one_directory_is_refused(tmp_path: Path) -> None:
+    search(tmp_path, trials=1)
+    with pytest.raises(UserError, match=r"^study.name: \S+ holds the study 'parabola', whose trials.csv would be over"):
+        search(tmp_path, trials=1, study={"name": "other"})
+
+
 def test_several_metrics_have_a_front(tmp_path: Path) -> None:
     class Two(Quadratic):
         def train(self, points: list[Point], judge: Judge, tell: Callable[[Outcome], None]) -> None:

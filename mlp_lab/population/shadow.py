@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mlp_lab.data.loader import Batch
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.training.module import MLPModule
@@ -25,6 +26,10 @@ class Shadow(MLPModule):
     def epoch_loss(self) -> float | None:
         """Mean training loss of the epoch so far."""
         return self.mean_loss
+
+    def weigh_in_window(self, batch: Batch, batch_idx: int) -> float:
+        """Returns 1: it has no trainer, and a population is measured where each batch is a step."""
+        return 1.0
 
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Keeps what a run alone would log."""

@@ -74,7 +74,7 @@ class BenchCLI(LightningCLI):
             parser_kwargs={"prog": "python -m mlp_lab"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            args=invocation.arguments if run else invocation.arguments[1:],
+            args=invocation.loaded if run else invocation.loaded[1:],
             run=run,
         )
 
@@ -159,7 +159,7 @@ class BenchCLI(LightningCLI):
             RunRecord(
                 run,
                 metrics,
-                yaml.safe_dump(config, sort_keys=False),
+                yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
                 facts,
                 resumed=self.invocation.resumed,
                 latest=run_config.dir is None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import yaml
 
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.paths import expand_path
 
 # Keys that hold further keys.
 SECTIONS = ("run", "data", "model", "trainer", "checkpoint", "early_stopping", "diagnostics")
+PACKAGED = ("configs", "sweeps")  # folders of the checkout that an installed package has inside
 
 
 def config_first(arguments: Sequence[str]) -> list[str]:
@@ -38,15 +41,57 @@ def config_first(arguments: Sequence[str]) -> list[str]:
     return [*command, *configs, *others[len(command) :]]
 
 
-def check_configs(arguments: Sequence[str]) -> None:
-    """Reads every `--config FILE` of the arguments (see `config_first`) once, to refuse what is no config.
+def load_configs(arguments: Sequence[str]) -> list[str]:
+    """Replaces every `--config FILE` of the arguments (see `config_first`) by `--config=TEXT`, the file's content.
+
+    The parser takes either. Each file is read here, once, as UTF-8: it may be a pipe, and the locale does not matter.
 
     Raises:
         UserError: A file is missing, unreadable, empty, no YAML mapping, or says a key twice.
     """
-    for flag, value in pairwise(arguments):
-        if flag == "--config":
-            _check_config(Path(value))
+    words: list[str] = []
+    remaining = iter(arguments)
+    for word in remaining:
+        if word == "--config":
+            name = next(remaining)
+            text, content = read_config(name)
+            _check_config(name, content)
+            if sys.getfilesystemencoding() == "ascii":  # the parser first asks whether the text names a file
+                text = yaml.safe_dump(content)
+            words.append(f"--config={text}")
+        else:
+            words.append(word)
+    return words
+
+
+def find_config(name: str) -> Path:
+    """Returns the file that `--config NAME` means: NAME itself, or else the package's own `configs/` or `sweeps/` file.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    path = expand_path("--config", name)
+    if path.is_dir():
+        raise UserError(f"--config: {name} is a directory; give a YAML file")
+    packaged = packaged_file(path)
+    if path.exists() or packaged is None:
+        folder = path.parent
+    else:
+        path, folder = packaged, packaged.parent
+    if path.exists():  # a file or a pipe
+        return path
+    guess = nearest(path.name, [item.name for item in folder.glob("*.y*ml")] if folder.is_dir() else [])
+    hint = f"did you mean {Path(name).parent / guess}?" if guess else f"looked from {Path.cwd()}"
+    raise UserError(f"--config: there is no file {name} ({hint})")
+
+
+def packaged_file(path: Path) -> Path | None:
+    """Returns where the installed package, or the checkout, keeps `configs/NAME` or `sweeps/NAME`; None for others."""
+    if len(path.parts) != 2 or path.parts[0] not in PACKAGED:
+        return None
+    package = Path(__file__).resolve().parents[1]
+    inside = package / path
+    return inside if inside.parent.is_dir() else package.parent / path
 
 
 def depth_of_widths(arguments: Sequence[str]) -> list[str]:
@@ -56,9 +101,9 @@ def depth_of_widths(arguments: Sequence[str]) -> list[str]:
     earlier file says of `model.depth`. Where one source gives both, they must agree.
 
     Args:
-        arguments: files first, as `config_first` returns them; the files are those that `check_configs` has read.
+        arguments: files first, as `load_configs` returns them.
     """
-    files = [read_yaml(Path(value)) for flag, value in pairwise(arguments) if flag == "--config"]
+    files = [yaml.safe_load(word.partition("=")[2]) for word in arguments if word.startswith("--config=")]
     widths_decide = False
     for source in (*(content.get("model") for content in files), _model_flags(arguments)):
         if not isinstance(source, dict):
@@ -88,12 +133,15 @@ def _yaml_or_text(text: str) -> Any:
 
 
 def default_config(name: str) -> Path:
-    """Returns `configs/<name>.yaml` of the installed package or of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    raise UserError(f"--config: {name}.yaml is missing from this installation; name a config file")
+    """Returns `configs/<name>.yaml` of the installed package or of the checkout.
+
+    Raises:
+        UserError: The installation lacks it.
+    """
+    path = packaged_file(Path("configs", f"{name}.yaml"))
+    if path is None or not path.is_file():
+        raise UserError(f"--config: {name}.yaml is missing from this installation; name a config file")
+    return path
 
 
 def _value(word: str | None) -> str:
@@ -102,45 +150,44 @@ def _value(word: str | None) -> str:
     return word
 
 
-def _check_config(path: Path) -> None:
-    content = read_yaml(path)
+def _check_config(name: str, content: Any) -> None:
     if content is None:
-        raise UserError(f"--config: {path} is empty; it should hold keys such as `model:`")
+        raise UserError(f"--config: {name} is empty; it should hold keys such as `model:`")
     if not isinstance(content, dict):
-        raise UserError(f"--config: {path} holds no keys; it should begin with one such as `model:`")
-    for name in SECTIONS:
-        section = content.get(name, {})
+        raise UserError(f"--config: {name} holds no keys; it should begin with one such as `model:`")
+    for section_name in SECTIONS:
+        section = content.get(section_name, {})
         if section is None:
-            raise UserError(f"{name}: it has no keys in {path}; write them below it, indented, or leave it out")
-        if not isinstance(section, dict) and not (name == "data" and isinstance(section, str)):
-            raise UserError(f"{name}: {section!r} in {path} is not a group of keys; write them below it, indented")
+            raise UserError(f"{section_name}: it has no keys in {name}; write them below it, indented, or leave it out")
+        if not isinstance(section, dict) and not (section_name == "data" and isinstance(section, str)):
+            raise UserError(
+                f"{section_name}: {section!r} in {name} is not a group of keys; write them below it, indented"
+            )
 
 
-def read_yaml(path: Path) -> Any:
-    """Returns the content of a YAML file.
+def read_config(name: str) -> tuple[str, Any]:
+    """Reads a YAML file (see `find_config`), or standard input where the name is `-`; a pipe can be read only once.
+
+    Returns:
+        The text and its content.
 
     Raises:
         UserError: It is missing, unreadable, no YAML, or says a key twice.
     """
-    if path.is_dir():
-        raise UserError(f"--config: {path} is a directory; give a YAML file")
-    if not path.is_file():
-        siblings = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        guess = nearest(path.name, siblings)
-        hint = f"did you mean {path.parent / guess}?" if guess else f"looked from {Path.cwd()}"
-        raise UserError(f"--config: there is no file {path} ({hint})")
     try:
-        return yaml.load(path.read_text("utf-8"), _StrictLoader)
+        data = sys.stdin.buffer.read() if name == "-" else find_config(name).read_bytes()
+        text = data.decode("utf-8-sig")
+        return text, yaml.load(text, _StrictLoader)
     except UnicodeDecodeError as error:
-        raise UserError(f"--config: {path} is not UTF-8 text (byte {error.start})") from error
+        raise UserError(f"--config: {name} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
-        raise UserError(f"--config: {path} cannot be read ({error.strerror})") from error
+        raise UserError(f"--config: {name} cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {path}{place} is not YAML: {error.problem}") from error
+        raise UserError(f"--config: {name}{place} is not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"--config: {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config: {name} is not YAML: {' '.join(str(error).split())}") from error
 
 
 class _StrictLoader(yaml.SafeLoader):

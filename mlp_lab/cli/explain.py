@@ -65,7 +65,8 @@ def explain(messages: Sequence[str], keys: Iterable[str]) -> str:
     >>> explain(["Parser key 'model.depth': Expected a <class 'int'>. Got value: abc"], ["model.depth"])
     "model.depth: 'abc' is not accepted; use an integer"
     """
-    key = _joined([match[1] for message in messages if (match := _KEY.match(message))]) or _last(_ARGUMENT, messages)
+    named = [match[1] for message in messages if (match := _KEY.match(message))]
+    key = _joined([name for name in named if name != "config"]) or _last(_ARGUMENT, messages)
     known = list(keys)
     return (
         _option(key, messages)

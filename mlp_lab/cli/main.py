@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mlp_lab.cli.streams import any_encoding
 from mlp_lab.errors import NonFiniteError, UserError, nearest
 
 COMMANDS = {
@@ -43,7 +44,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with any_encoding():
+        return _run(_decoded(sys.argv[1:]) if argv is None else list(argv))
+
+
+def _decoded(words: Sequence[str]) -> list[str]:
+    """Reads the words as UTF-8 where the locale's encoding could not: they name columns and classes of UTF-8 files."""
+    return [os.fsencode(word).decode("utf-8", "surrogateescape") for word in words]
+
+
+def _run(arguments: list[str]) -> int:
     command = arguments[0] if arguments else "--help"
     if command in ("-h", "--help", "help"):
         print(usage(), end="")

@@ -122,7 +122,7 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
     frame.insert(0, "row", rows, allow_duplicates=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        frame.to_csv(partial, index=False, float_format="%.8g")
+        frame.to_csv(partial, index=False, encoding="utf-8", float_format="%.8g")
         partial.replace(path)
     except OSError as error:
         raise UserError(f"predict: {path} cannot be written ({error.strerror})") from error

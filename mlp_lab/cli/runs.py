@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlp_lab.cli.configs import check_configs, config_first, default_config, depth_of_widths
+from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
 from mlp_lab.errors import UserError
 from mlp_lab.training.tracking import RunDirectory
 
@@ -15,7 +15,9 @@ class Invocation:
     """A command with its run directory, if it names one."""
 
     arguments: list[str]
-    """Command and flags for the parser, config files first."""
+    """Command and flags, config files first."""
+    loaded: list[str]
+    """The same for the parser, with the content of the config files in place of their names."""
     run: RunDirectory | None = None
     """The run that `--run` or `--resume` names."""
     overrides: tuple[str, ...] = ()
@@ -48,9 +50,9 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     if _given("--data.path", rest) and not _given("--data.dataset", rest):
         rest += ["--data.dataset", "null"]
     words = config_first([*words, *rest])
-    check_configs(words)
-    words += depth_of_widths(words)
-    return Invocation(arguments=words, run=run, overrides=tuple(rest) if run else ())
+    loaded = load_configs(words)
+    flags = depth_of_widths(loaded)
+    return Invocation(arguments=words + flags, loaded=loaded + flags, run=run, overrides=tuple(rest) if run else ())
 
 
 def _open(directory: str, flag: str) -> RunDirectory:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mlp_lab.cli.configs import config_first, read_yaml
+from mlp_lab.cli.configs import config_first, find_config, packaged_file, read_config
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.paths import expand_path
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
@@ -126,8 +126,8 @@ def read_sweep(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str], Pat
     files = [value for flag, value in pairwise(words) if flag == "--config"]
     if len(files) != 1:
         raise UserError("--config: name one sweep, such as sweeps/digits.yaml (its `base` names the config)")
-    path = Path(files[0])
-    content = read_yaml(path)
+    _, content = read_config(files[0])
+    path = Path("sweep.yaml") if files[0] == "-" else find_config(files[0])
     if not isinstance(content, dict) or not content:
         raise UserError(f"--config: {path} is no sweep; it should hold `base:`, `trials:` and `space:`")
     if "space" not in content and ("model" in content or "trainer" in content):
@@ -202,12 +202,14 @@ def _put(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _base(sweep_file: Path, base: object) -> Path:
-    """Finds the base config from here, or beside the sweep file, or beside its folder."""
+    """Finds the base config from here, beside the sweep file, beside its folder, or in the package."""
     if not isinstance(base, str):
         raise UserError(f"base: {base!r} is not accepted; use the path of a config")
     folders = [Path(), sweep_file.resolve().parent, sweep_file.resolve().parents[1]]
     path = expand_path("base", base)
     found = [folder / path for folder in folders if (folder / path).is_file()]
+    if (packaged := packaged_file(path)) is not None and packaged.is_file():
+        found.append(packaged)
     if not found:
         raise UserError(f"base: there is no file {base} (looked from {Path.cwd()} and from {sweep_file})")
     return found[0]

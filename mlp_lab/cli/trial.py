@@ -76,7 +76,7 @@ class TrialBuilder:
         if (replicates := int(self._base.replicates)) > 1:
             advice = f"leave it out; --seeds {replicates} makes each the mean of as many"
             raise UserError(f"replicates: {replicates} is for `fit`; a sweep's trials are single networks ({advice})")
-        self._parsed = self._cli.parser.parse_args(self._invocation.arguments[1:])
+        self._parsed = self._cli.parser.parse_args(self._invocation.loaded[1:])
         self._known = frozenset(known_keys(self._cli.parser))
         self._data: dict[str, TensorDataModule] = {_key(self._base.data): self.data}
 
@@ -119,7 +119,7 @@ class TrialBuilder:
         words = [f"--{key}={_word(value)}" for key, value in settings.items()]
         config = self._parse_upon_base(words) if all(map(self._is_plain, settings)) else None
         if config is None:
-            config = self._cli.parser.parse_args([*self._invocation.arguments[1:], *words])
+            config = self._cli.parser.parse_args([*self._invocation.loaded[1:], *words])
         self._cli.fix_data_seed(config)
         check_config("fit", config)
         return config

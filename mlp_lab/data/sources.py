@@ -192,7 +192,7 @@ def _download(name: str, file: Path) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(partial, index=False)
+        frame.to_csv(partial, index=False, encoding="utf-8")
         partial.replace(file)
     except OSError as error:
         raise UserError(f"data.root: {file.parent} cannot be written ({error.strerror}); set data.root") from error

@@ -69,7 +69,7 @@ class Chunk:
     def read(cls, folder: Path) -> Chunk | None:
         """Reads a record; None where there is none."""
         try:
-            facts = json.loads((folder / RECORD).read_text())
+            facts = json.loads((folder / RECORD).read_text("utf-8"))
             points = [Point(number=ABSENT, seed=one["seed"], settings=one["settings"]) for one in facts["points"]]
             return cls(
                 folder=folder,

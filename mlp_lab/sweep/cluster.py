@@ -204,7 +204,7 @@ def cores() -> int:
 def _ended(job: Job[None]) -> bool:
     """Says whether a job's log tells of its end, so that no result is to be waited for."""
     try:
-        log = job.paths.stdout.read_text(errors="replace")
+        log = job.paths.stdout.read_text("utf-8", errors="replace")
     except OSError:
         return False
     return "srun: error:" in log or "CANCELLED AT" in log

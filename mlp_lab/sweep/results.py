@@ -76,7 +76,9 @@ def write_results(directory: Path, study: Study, space: Space, base: Mapping[str
     trial = best[0]
     point = point_of(trial, space)
     head = f"# Trial {trial.number} of the study {study.study_name}: {metrics[0]} {trial.values[0]:.6g}.\n"
-    write_text(directory / "best.yaml", head + yaml.safe_dump(trial_config(base, point), sort_keys=False))
+    write_text(
+        directory / "best.yaml", head + yaml.safe_dump(trial_config(base, point), sort_keys=False, allow_unicode=True)
+    )
 
 
 def point_of(trial: FrozenTrial, space: Space) -> Point:

@@ -108,7 +108,7 @@ class RunDirectory:
 
     def read_provenance(self) -> dict[str, Any]:
         """Returns what `write_provenance` wrote, or an empty dict."""
-        return json.loads(self.provenance.read_text()) if self.provenance.exists() else {}
+        return json.loads(self.provenance.read_text("utf-8")) if self.provenance.exists() else {}
 
     def write_provenance(self, values: Mapping[str, Any]) -> None:
         """Writes `provenance.json` whole or not at all."""
@@ -118,7 +118,7 @@ class RunDirectory:
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write it at once
-    partial.write_text(text)
+    partial.write_text(text, "utf-8", "surrogateescape", newline="\n")  # undecodable bytes of a path stay as they are
     os.replace(partial, path)
 
 
@@ -145,7 +145,8 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(directory), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        shown = subprocess.run(command, capture_output=True, check=True, timeout=10).stdout
+        return shown.decode("utf-8", "replace").strip()
 
     try:
         if not git("ls-files", "--", "."):  # a checkout around an installed package is not this code's
@@ -200,13 +201,13 @@ class MetricsCSV(Logger):
         if missing or self.rows == 0:
             self.columns += missing
             self._rewrite(self.read() if self.rows else [])
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
         self.rows += 1
 
     def read(self) -> list[dict[str, str]]:
         """Returns the rows written so far; absent values are empty strings."""
-        with self.path.open(newline="") as file:
+        with self.path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     @rank_zero_only
@@ -220,7 +221,7 @@ class MetricsCSV(Logger):
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         partial = partial_path(self.path)
-        with partial.open("w", newline="") as file:
+        with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)

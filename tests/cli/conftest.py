@@ -66,7 +66,7 @@ def write_table(path: Path, rows: int = 60, header: str = "a,b,c,y", **cells: st
         lines.append(f"{a:.3f},{b:.3f},{'xyz'[row % 3]},{('no', 'yes')[int(a + b > 0)]}")
     for name, text in cells.items():
         lines[int(name.removeprefix("row"))] = text
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from mlp_lab.cli.configs import check_configs, config_first, default_config, depth_of_widths
+from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, find_config, load_configs
 from mlp_lab.errors import UserError
 
 
@@ -31,18 +34,19 @@ def test_every_named_file_is_checked(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("model: {depth: 1}\ndata: TabularDataModule\n")
     bad.write_text("- a\n")
-    check_configs(["fit", "--config", str(good), "--model.depth", "3"])
+    loaded = load_configs(["fit", "--config", str(good), "--model.depth", "3"])
+    assert loaded == ["fit", f"--config={good.read_text()}", "--model.depth", "3"]
     with pytest.raises(UserError, match=r"bad\.yaml holds no keys"):
-        check_configs(["fit", "--config", str(good), "--config", str(bad)])
+        load_configs(["fit", "--config", str(good), "--config", str(bad)])
 
 
 def test_key_may_return_in_another_mapping(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("model: {optimizer: {name: sgd}, schedule: {name: step}}\n")
-    check_configs(["--config", str(path)])
+    load_configs(["--config", str(path)])
     path.write_text("model:\n  depth: 1\n  optimizer:\n    lr: 1.0\n    lr: 2.0\n")
     with pytest.raises(UserError, match="line 5 is not YAML: the key 'lr' is repeated"):
-        check_configs(["--config", str(path)])
+        load_configs(["--config", str(path)])
 
 
 def test_defaults_are_the_recipes_of_the_repository() -> None:
@@ -75,4 +79,38 @@ def test_list_of_widths_replaces_the_depth_of_an_earlier_source(
         path = tmp_path / f"{number}.yaml"
         path.write_text(f"model: {model}\n")
         words += ["--config", str(path)]
-    assert depth_of_widths([*words, *flags.split()]) == (["--model.depth", "null"] if decide else [])
+    assert depth_of_widths(load_configs([*words, *flags.split()])) == (["--model.depth", "null"] if decide else [])
+
+
+def test_load_configs_reads_a_pipe_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("model: {depth: 1}\n",))
+    writer.start()
+    assert load_configs(["summary", "--config", str(pipe)]) == ["summary", "--config=model: {depth: 1}\n"]
+    writer.join()
+
+
+def test_load_configs_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("data: {target: größe}".encode())))
+    assert load_configs(["fit", "--config", "-"]) == ["fit", "--config=data: {target: größe}"]
+
+
+def test_find_config_prefers_the_local_file_to_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(tmp_path)
+    assert find_config("configs/digits.yaml") == root / "configs" / "digits.yaml"
+    assert find_config("sweeps/digits.yaml") == root / "sweeps" / "digits.yaml"
+    Path("configs").mkdir()
+    Path("configs/digits.yaml").touch()
+    assert find_config("configs/digits.yaml") == Path("configs/digits.yaml")
+    with pytest.raises(UserError, match=r"no file configs/digit\.yaml \(did you mean configs/digits\.yaml\?\)"):
+        find_config("configs/digit.yaml")
+
+
+def test_find_config_replaces_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIGS", str(tmp_path))
+    (tmp_path / "a b#%=.yaml").touch()
+    assert find_config("$CONFIGS/a b#%=.yaml") == tmp_path / "a b#%=.yaml"

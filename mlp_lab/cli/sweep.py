@@ -100,9 +100,7 @@ def sweep(arguments: Sequence[str]) -> None:
 
     quieten()
     check_study(settings, Space.read(settings.space))  # their mistakes are told before the data is read
-    for name in settings.space:
-        if f"--{name}" in {word.partition("=")[0] for word in rest}:
-            raise UserError(f"--{name}: the space searches it; leave the flag out, or take the key out of the space")
+    check_flags(rest, settings.space)
     builder = TrialBuilder(rest)
     space = Space.read(settings.space, depth=builder.depth)
     check_space(builder, settings, space)
@@ -175,6 +173,24 @@ def _split(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]
     return own, rest
 
 
+def check_flags(words: Sequence[str], space: Mapping[str, Any]) -> None:
+    """Refuses a flag whose value the space would replace, alone or as a part of its group.
+
+    Raises:
+        UserError: There is one.
+    """
+    for flag, value in pairwise([*words, ""]):
+        if not flag.startswith("--") or flag == "--config":
+            continue
+        key = flag.removeprefix("--").replace("data.init_args.", "data.")
+        group = yaml.safe_load(value) if value.startswith("{") else None
+        given = {key, *(f"{key}.{name}" for name in group or ())}
+        for name in space:
+            if name in given:
+                what = "it; leave the flag" if name == key else f"{name}; leave it"
+                raise UserError(f"{flag}: the space searches {what} out, or take the key out of the space")
+
+
 def _value(flag: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -238,6 +254,8 @@ def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) ->
     """
     from mlp_lab.diagnostics.verdicts import CODES
     from mlp_lab.errors import unknown
+    from mlp_lab.sweep.population import is_out_of_memory
+    from mlp_lab.sweep.results import describe
 
     for code in settings.diagnosis.prune:
         if code not in CODES:
@@ -248,12 +266,20 @@ def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) ->
     for key in space.canonical():
         if key.partition(".")[0] in ("run", "checkpoint", "seed_everything", "replicates"):
             raise UserError(f"space.{key}: it says where and how a run is kept, not how it learns; search another key")
+        if ".init_args." in key:
+            raise UserError(f"space.{key}: write it as on the command line, {key.replace('.init_args', '')}")
     _check_length(builder, settings)
     for point in space.examples():
         try:
             builder.check(point, here=settings.backend != "slurm")
         except UserError as error:
             raise _placed(error, point) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"space: a network with {describe(point)} does not fit into the memory; make its ranges smaller"
+            ) from error
 
 
 def _check_length(builder: TrialBuilder, settings: SweepSettings) -> None:

@@ -19,6 +19,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import SCORES
 from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.population import Together
+from mlp_lab.sweep.ranges import as_flag
 from mlp_lab.sweep.runs import Backend
 from mlp_lab.sweep.serial import DECADES, Alone, Run
 from mlp_lab.sweep.settings import SweepSettings
@@ -116,7 +117,7 @@ class TrialBuilder:
         Raises:
             UserError: The config has no such key, or does not take the value.
         """
-        words = [f"--{key}={_word(value)}" for key, value in settings.items()]
+        words = [f"--{key}={as_flag(value)}" for key, value in settings.items()]
         config = self._parse_upon_base(words) if all(map(self._is_plain, settings)) else None
         if config is None:
             config = self._cli.parser.parse_args([*self._invocation.loaded[1:], *words])
@@ -226,11 +227,6 @@ def build_backend(settings: SweepSettings, builder: TrialBuilder, directory: Pat
     chunks = Chunks(directory, settings.checkpoint_seconds)
     memory = None if settings.memory is None else round(settings.memory * 1e9)
     return Together(builder, batch=settings.population, chunks=chunks, memory=memory, **common)
-
-
-def _word(value: object) -> str:
-    """Writes a value as a flag; text stays as it is."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _key(data: Any) -> str:

@@ -194,7 +194,7 @@ class Together(Alone):
                 raise
             broken = error.with_traceback(None)  # its frames hold the stack
         left = [points[trial] for trial in members.left]
-        if broken is not None and _is_memory(broken) and len(left) > (chunk is None):
+        if broken is not None and is_out_of_memory(broken) and len(left) > (chunk is None):
             first.data.trainer = None
             del module, diagnostics, members, settings  # they hold each other, and the halves need their memory
             gc.collect()
@@ -270,7 +270,7 @@ def device_of(trainer: Mapping[str, Any]) -> str:
     return "cpu"
 
 
-def _is_memory(error: BaseException) -> bool:
-    """Says whether memory ran out; CUDA's allocator and those of the CPU have words of their own."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether memory ran out; CUDA's allocator and those of the CPU have messages of their own."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)

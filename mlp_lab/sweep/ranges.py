@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from mlp_lab.errors import UserError, nearest
@@ -53,6 +55,20 @@ class Parameter:
         steps = (value - self.low) / self.step if self.step else 0.0
         return abs(steps - round(steps)) < 1e-8
 
+    def accept(self, where: str, value: object) -> Any:
+        """Returns a value of a point that a user names; YAML takes 1e-3 for text, which is meant as a number.
+
+        Raises:
+            UserError: It lies outside of the range; `where` is the key that names it.
+        """
+        if self.kind == "float" and isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)
+        if not self.contains(value):
+            whole = " (integers)" if self.kind == "int" and not isinstance(value, int) else ""
+            raise UserError(f"{where}: {value!r} is outside of the space; accepted: {self.words()}{whole}")
+        return value
+
     def values(self) -> list[Any]:
         """Returns all values, where they can be counted.
 
@@ -81,7 +97,7 @@ class Parameter:
         '1 to 6 in steps of 2'
         """
         if self.kind == "categorical":
-            return ", ".join(str(choice) for choice in self.choices)
+            return ", ".join(map(as_flag, self.choices))
         return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
 
 
@@ -119,7 +135,8 @@ def unknown_key(where: str, problem: str, name: str, known: Iterable[str]) -> Us
     """Builds the error for a name that is not known, with the nearest one."""
     names = sorted(known)
     guess = nearest(name, names)
-    return UserError(f"{where}: {problem}; " + (f"did you mean {guess}?" if guess else f"accepted: {', '.join(names)}"))
+    accepted = f"accepted: {', '.join(names)}" if names else "there is none"
+    return UserError(f"{where}: {problem}; " + (f"did you mean {guess}?" if guess else accepted))
 
 
 def _numbers(key: str, kind: str, content: Mapping[str, Any], common: dict[str, Any]) -> Parameter:
@@ -160,7 +177,12 @@ def _number(where: str, kind: str, value: object) -> float:
 
 
 def _choices(where: str, choices: object) -> tuple[Any, ...]:
-    if not isinstance(choices, list) or not choices:
+    """Reads the choices of a categorical; Optuna finds a choice by `==`, and a flag holds its text.
+
+    Raises:
+        UserError: There are none, or two of them are one and the same to Optuna or as flags.
+    """
+    if not isinstance(choices, list | tuple) or not choices:
         raise UserError(f"{where}.choices: {choices!r} is not accepted; use a list such as [relu, tanh]")
     for choice in choices:
         if not (choice is None or isinstance(choice, str | int | float)):
@@ -168,6 +190,27 @@ def _choices(where: str, choices: object) -> tuple[Any, ...]:
                 f"{where}.choices: {choice!r} cannot be stored; use text, numbers, true, false or null "
                 "(a width per layer is `type: int` with `per_layer: true`)"
             )
-    if len({(type(choice), choice) for choice in choices}) < len(choices):
-        raise UserError(f"{where}.choices: {choices} names one twice")
+        if isinstance(choice, float) and math.isnan(choice):
+            raise UserError(f"{where}.choices: nan equals nothing, not even itself; leave it out")
+    for first, second in combinations(choices, 2):
+        if type(first) is type(second) and first == second:
+            raise UserError(f"{where}.choices: {list(choices)} names one twice")
+        if first == second or as_flag(first) == as_flag(second):
+            raise UserError(
+                f"{where}.choices: {_quoted(first)} and {_quoted(second)} are one and the same choice; "
+                "leave one of them out"
+            )
     return tuple(choices)
+
+
+def as_flag(value: object) -> str:
+    """Writes a value as the command line takes it; text stays as it is.
+
+    >>> as_flag(None), as_flag(True), as_flag([1, 2]), as_flag("relu")
+    ('null', 'true', '[1, 2]', 'relu')
+    """
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _quoted(value: object) -> str:
+    return repr(value) if isinstance(value, str) else as_flag(value)

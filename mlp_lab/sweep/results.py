@@ -102,7 +102,7 @@ def trials_csv(study: Study, metrics: Sequence[str]) -> str:
         row = [trial.number, state_of(trial), *values, *[""] * (len(metrics) - len(values))]
         row += (list(facts.get("sd", [])) + [""] * len(spread))[: len(spread)]
         row += [facts.get(name, "") for name in ("epochs", "seconds", "seed")]
-        row += [trial.params.get(name, "") for name in names]
+        row += ["null" if trial.params.get(name, "") is None else trial.params.get(name, "") for name in names]
         codes = dict.fromkeys(str(verdict.get("code")) for verdict in facts.get("verdicts", []))
         error = facts.get("error") or facts.get("lost") or ("its worker died" if trial.state == TrialState.FAIL else "")
         writer.writerow([*row, " ".join(codes), facts.get("origin", ""), error])

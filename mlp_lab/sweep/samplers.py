@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, GridSampler, QMCSampler, RandomSampler, TPESampler
@@ -145,13 +146,17 @@ def sampler_maker(choice: Choice, space: Space, seed: int, *, objectives: int = 
             return cls(**({"seed": own} if "seed" in accepted else {}), **choice.arguments)
 
     try:
-        make(0)
+        with quiet():
+            trial = optuna.create_study(sampler=make(0), directions=["minimize"] * objectives).ask()
+            space.suggest(trial)  # an argument of a wrong type is seen by the first point only
     except UserError:
         raise
     except ImportError as error:
         raise UserError(f"{KEY}: {choice.name} needs a package that is missing ({error.name}); install it") from error
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{KEY}: {choice.name}: {' '.join(str(error).split())}") from error
+    except TypeError as error:  # it speaks of operators, not of arguments
+        raise UserError(f"{KEY}: {choice.name} does not accept {choice.arguments} ({error})") from error
     return make
 
 

@@ -14,6 +14,7 @@ BACKENDS = ("population", "serial", "slurm")
 WANDB_RUNS = ("none", "auto", "trial", "population")
 DIRECTIONS = ("minimize", "maximize")
 LARGEST_SEED = 2**32 - 1
+LARGEST = {"trials": 1_000_000, "population": 10_000, "seeds": 1_000}  # above them a number is a slip of the finger
 
 T = TypeVar("T")
 
@@ -71,6 +72,8 @@ class StudySettings:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
             raise UserError(f"study.name: {self.name!r} cannot name a folder; use letters, digits, '-', '_' and '.'")
+        if not self.metric:
+            raise UserError("study.metric: [] names no metric; use one such as val/loss")
         if self.direction and len(self.direction) != len(self.metric):
             raise UserError(f"study.direction: {len(self.direction)} for {len(self.metric)} metrics; use one for each")
         for word in self.direction:
@@ -197,8 +200,10 @@ class SweepSettings:
             guess = nearest(self.backend, BACKENDS)
             hint = f" (did you mean {guess!r}?)" if guess else ""
             raise UserError(f"backend: {self.backend!r} is unknown{hint}; accepted: {', '.join(BACKENDS)}")
-        for name in ("trials", "population", "seeds"):
-            _at_least(name, getattr(self, name), 1)
+        for name, most in LARGEST.items():
+            if (value := getattr(self, name)) is not None and not 1 <= value <= most:
+                accepted = "1 or more" if value < 1 else f"{most:,} at most"
+                raise UserError(f"{name}: {value} is not accepted; use {accepted}")
         _at_least("seed", self.seed, 0)
         if self.seed > LARGEST_SEED:
             raise UserError(f"seed: {self.seed} is not a seed; accepted: 0 to {LARGEST_SEED}")

@@ -17,6 +17,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from optuna import Trial
 
 from mlp_lab.errors import UserError
-from mlp_lab.sweep.ranges import Parameter, read_parameter, unknown_key
+from mlp_lab.sweep.ranges import Parameter, as_flag, read_parameter, unknown_key
 
 DEPTH = "model.depth"
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -65,7 +66,9 @@ class Space:
         try:
             order = list(TopologicalSorter(needs).static_order())
         except CycleError as error:
-            raise UserError(f"space: the conditions go in a circle: {' -> '.join(error.args[1])}") from error
+            raise UserError(
+                f"space: the conditions go in a circle: {' -> '.join(error.args[1])}; leave one out"
+            ) from error
         return cls(parameters=tuple(parameters[key] for key in order), depth=depth)
 
     @property
@@ -116,12 +119,24 @@ class Space:
             if name not in known:
                 raise unknown_key(f"{key}.{name}", "the space does not search it", name, known)
             parameter = known[name]
+            self._check_applies(f"{key}.{name}", parameter, value, point)
             values = value if parameter.per_layer and isinstance(value, list) else [value]
             for layer, one in enumerate(values, start=1):
-                if not parameter.contains(one):
-                    raise UserError(f"{key}.{name}: {one!r} is outside of the space; accepted: {parameter.words()}")
-                params[f"{name}[{layer}]" if parameter.per_layer else name] = one
+                stored = f"{name}[{layer}]" if parameter.per_layer else name
+                params[stored] = parameter.accept(f"{key}.{name}", one)
         return params
+
+    def _check_applies(self, where: str, parameter: Parameter, value: object, point: Mapping[str, Any]) -> None:
+        """Refuses a value that no trial would have, beside the other values of its point."""
+        for other, condition in parameter.when.items():
+            if other in point and not holds(condition, point[other]):
+                raise UserError(
+                    f"{where}: it is searched only when {other} is {condition}, and the point has "
+                    f"{other}: {as_flag(point[other])}; leave it out"
+                )
+        depth = point.get(DEPTH, None if self._searched(DEPTH) else self.depth)
+        if parameter.per_layer and isinstance(value, list) and isinstance(depth, int) and len(value) > depth:
+            raise UserError(f"{where}: {value} has {len(value)} values for {DEPTH}: {depth}; use {depth} or fewer")
 
     def grid(self) -> dict[str, list[Any]]:
         """Returns every value of every key, for a grid.
@@ -211,9 +226,10 @@ def holds(condition: object, value: object) -> bool:
     if match is None:
         return value == condition
     sign, text = match.groups()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return OPERATORS[sign](value, float(text))
-    return OPERATORS[sign](str(value).lower(), text.lower())
+    with suppress(ValueError):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return OPERATORS[sign](value, float(text))
+    return OPERATORS[sign](as_flag(value).lower(), text.lower())
 
 
 def _candidates(parameter: Parameter, condition: object) -> list[Any]:
@@ -244,9 +260,9 @@ def _check_condition(key: str, other: str, condition: object, parameters: Mappin
             float(match[2])
         except ValueError as error:
             raise UserError(f"{where}.{other}: {condition!r} compares with no number; write such as '>2'") from error
-    if not match and not all(
-        parameters[other].contains(value) for value in (condition if isinstance(condition, list) else [condition])
-    ):
+    named = condition if isinstance(condition, list) else [condition]
+    possible = any(holds(condition, value) for value in _candidates(parameters[other], condition))
+    if not possible or not (match or all(parameters[other].contains(value) for value in named)):
         raise UserError(f"{where}.{other}: {condition!r} never holds; accepted: {parameters[other].words()}, or '>2'")
 
 

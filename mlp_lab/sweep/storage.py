@@ -34,13 +34,17 @@ LOCK_SECONDS = 60  # an SQLite writer waits so long for another
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Optuna's remarks on experimental parts, and on heartbeats that are ours to send, out of the output."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.filterwarnings("ignore", message=".*Heartbeat of storage is supposed to be used.*")
-        warnings.filterwarnings("ignore", message=".*heartbeat_interval.*")
-        warnings.filterwarnings("ignore", message=".*`group`.*")
-        yield
+    """Keeps Optuna's log and its remarks on experimental parts and heartbeats out of the output."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            for message in (".*Heartbeat of storage is supposed to be used.*", ".*heartbeat_interval.*", ".*`group`.*"):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
 
 
 def storage_url(url: str | None, directory: Path) -> str:

@@ -134,6 +134,14 @@ def test_paths_may_name_home_and_variables(table: Path, monkeypatch: pytest.Monk
         ),
         (("--model.dept", "3"), "model.dept: no such key; did you mean model.depth?"),
         (("--model.width", "3"), "--model.width: the space searches it; leave the flag out, or take the key out"),
+        (
+            ("--model.optimizer", "{lr: 0.1}"),
+            "--model.optimizer: the space searches model.optimizer.lr; leave it out, or take the key out of the space",
+        ),
+        (
+            ("--study.sampler.n_startup_trials", "many"),
+            "study.sampler: tpe does not accept {'n_startup_trials': 'many'} (",
+        ),
         (("--storage", "sqlite:////proc/no/a.db"), "study.storage: /proc/no cannot be written ("),
         (
             ("--early_stopping.monitor", "val/acuracy"),
@@ -179,6 +187,16 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
             "space.model.activation: 'gelo' is unknown (did you mean 'gelu'?)",
         ),
         ("run.name", {"type": "categorical", "choices": ["a"]}, "space.run.name: it says where and how a run is kept"),
+        (
+            "data.init_args.batch_size",
+            {"type": "categorical", "choices": [8]},
+            "space.data.init_args.batch_size: write it as on the command line, data.batch_size",
+        ),
+        (
+            "model.width",
+            {"type": "int", "low": 4, "high": 10**12},
+            "space: a network with width 1000000000000 · lr 0.1 does not fit into the memory; make its ranges smaller",
+        ),
         ("model.depth", {"type": "int", "low": 3, "high": 1}, "space.model.depth: low 3 is above high 1; swap them"),
         (
             "data.batch_size",
@@ -212,11 +230,11 @@ def test_settings_of_one_choice_may_depend_on_it(table: Path, bench: Bench) -> N
     write_sweep(table / "sweep.yaml", space=space)
     answer = bench("sweep", "--config", "sweep.yaml")
     assert (answer.status, answer.err) == (0, "")
-    wrong = space["model.optimizer.momentum"] | {"high": -0.5, "low": -1.0}
+    wrong = space["model.optimizer.momentum"] | {"low": -1.0}
     write_sweep(table / "wrong.yaml", space=space | {"model.optimizer.momentum": wrong})
     answer = bench("sweep", "--config", "wrong.yaml")
     assert answer.status == 2
-    assert answer.err.startswith("error: space.model.optimizer.momentum: -0.5 is out of range")
+    assert answer.err.startswith("error: space.model.optimizer.momentum: -1.0 is out of range")
 
 
 def test_steps_of_several_batches_are_trained_alone(table: Path, bench: Bench) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -32,6 +33,16 @@ FLOAT = {"type": "float", "low": 0.1, "high": 1.0}
         ({"type": "categorical"}, "space.k.choices: None is not accepted; use a list such as [relu, tanh]"),
         ({"type": "categorical", "choices": [[64, 32]]}, "space.k.choices: [64, 32] cannot be stored; use text"),
         ({"type": "categorical", "choices": ["a", "a"]}, "space.k.choices: ['a', 'a'] names one twice"),
+        (
+            {"type": "categorical", "choices": [1, 1.0]},
+            "space.k.choices: 1 and 1.0 are one and the same choice; leave ",
+        ),
+        ({"type": "categorical", "choices": [True, 1]}, "space.k.choices: true and 1 are one and the same choice; "),
+        ({"type": "categorical", "choices": [0, False]}, "space.k.choices: 0 and false are one and the same choice; "),
+        ({"type": "categorical", "choices": ["1", 1]}, "space.k.choices: '1' and 1 are one and the same choice; "),
+        ({"type": "categorical", "choices": [None, "null"]}, "space.k.choices: null and 'null' are one and the same "),
+        ({"type": "categorical", "choices": [math.nan, 1]}, "space.k.choices: nan equals nothing, not even itself; "),
+        ({"type": "categorical", "choices": [(1, 2), 3]}, "space.k.choices: (1, 2) cannot be stored; use text, "),
         ({**INT, "when": ">2"}, "space.k.when: '>2' is not accepted; use such as {model.depth: '>2'}"),
     ],
 )
@@ -58,5 +69,5 @@ def test_values_of_a_grid() -> None:
 def test_a_range_knows_its_values() -> None:
     even = read_parameter("k", {**INT, "low": 2, "step": 2})
     assert [even.contains(value) for value in (2, 3, 6, 8, True, 2.0, "2")] == [True, False, True, *[False] * 4]
-    words = read_parameter("k", {"type": "categorical", "choices": ["a", True, 1, None]})
-    assert [words.contains(value) for value in ("a", True, 1, None, False, 0, 1.0)] == [*[True] * 4, *[False] * 3]
+    words = read_parameter("k", {"type": "categorical", "choices": ["a", True, 2, None]})
+    assert [words.contains(value) for value in ("a", True, 2, None, False, 0, 2.0)] == [*[True] * 4, *[False] * 3]

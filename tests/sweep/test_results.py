@@ -69,6 +69,16 @@ def test_the_table_has_a_line_per_trial() -> None:
     assert rows[4]["error"] == "interrupted"
 
 
+def test_null_that_is_searched_differs_from_a_key_that_is_not() -> None:
+    choices = optuna.distributions.CategoricalDistribution([None, "none", 1])
+    made = optuna.create_study()
+    for params in ({"model.seed": None}, {"model.seed": "none"}, {}):
+        known = dict.fromkeys(params, choices)
+        made.add_trial(optuna.create_trial(value=1.0, params=params, distributions=known))
+    rows = csv.DictReader(io.StringIO(trials_csv(made, ["val/loss"])))
+    assert [row["model.seed"] for row in rows] == ["null", "none", ""]
+
+
 def test_best_yaml_is_the_base_with_the_trials_settings(tmp_path: Path) -> None:
     write_results(tmp_path, ONE, SPACE, BASE, ["val/loss"])
     text = (tmp_path / "best.yaml").read_text()

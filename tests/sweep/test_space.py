@@ -88,6 +88,8 @@ def test_a_condition_on_what_does_not_apply_does_not_hold() -> None:
             "space: the conditions go in a circle: ",
         ),
         ({"a": {**DEPTH, "when": {"b": ">x"}}, "b": DEPTH}, "space.a.when.b: '>x' compares with no number"),
+        ({"a": {**DEPTH, "when": {"b": ">4"}}, "b": DEPTH}, "space.a.when.b: '>4' never holds; accepted: 0 to 4, or"),
+        ({"a": {**DEPTH, "when": {"b": 1}}}, "space.a.when.b: a condition names another searched key; there is none"),
         ({"a": {**DEPTH, "when": {"b": 7}}, "b": DEPTH}, "space.a.when.b: 7 never holds; accepted: 0 to 4"),
         (
             {"a": {**DEPTH, "when": {"b": 1}}, "b": {**DEPTH, "per_layer": True}},
@@ -98,6 +100,42 @@ def test_a_condition_on_what_does_not_apply_does_not_hold() -> None:
 def test_conditions_that_cannot_be(content: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as caught:
         Space.read(content)
+    assert str(caught.value).startswith(line)
+
+
+def test_condition_on_choices_of_several_types_compares_text_where_it_must() -> None:
+    mixed = {"type": "categorical", "choices": [1, "auto", None]}
+    space = Space.read({"a": {**DEPTH, "when": {"b": "==auto"}}, "c": {**DEPTH, "when": {"b": "==null"}}, "b": mixed})
+    for point in points(space):
+        assert (("a" in point), ("c" in point)) == (point["b"] == "auto", point["b"] is None)
+
+
+@pytest.mark.parametrize(
+    ("point", "line"),
+    [
+        ({"model.depth": 9}, "enqueue.model.depth: 9 is outside of the space; accepted: 0 to 4"),
+        ({"model.depth": 2.0}, "enqueue.model.depth: 2.0 is outside of the space; accepted: 0 to 4 (integers)"),
+        (
+            {"model.optimizer.lr": "fast"},
+            "enqueue.model.optimizer.lr: 'fast' is outside of the space; accepted: 0.0001",
+        ),
+        (
+            {"model.depth": 2, "model.width": [16] * 3},
+            "enqueue.model.width: [16, 16, 16] has 3 values for model.depth: 2",
+        ),
+        (
+            {"model.depth": 2, "model.norm": "none"},
+            "enqueue.model.norm: it is searched only when model.depth is >2, and the point has model.depth: 2; leave",
+        ),
+    ],
+)
+def test_point_that_no_trial_can_have_is_refused(point: dict[str, Any], line: str) -> None:
+    norm = {"type": "categorical", "choices": ["none", "layer"], "when": {"model.depth": ">2"}}
+    content = {"model.depth": DEPTH, "model.optimizer.lr": RATE, "model.norm": norm}
+    space = Space.read({**content, "model.width": {**WIDTH, "per_layer": True}})
+    assert space.to_params({"model.optimizer.lr": "1e-3"}) == {"model.optimizer.lr": 1e-3}  # YAML reads it as text
+    with pytest.raises(UserError) as caught:
+        space.to_params(point)
     assert str(caught.value).startswith(line)
 
 

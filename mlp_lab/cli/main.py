@@ -37,6 +37,13 @@ def usage() -> str:
     )
 
 
+def import_from_here() -> None:
+    """Lets a config name code that lies in the working directory, as `python -m` does and a console script does not."""
+    here = os.getcwd()
+    if "" not in sys.path and here not in sys.path:
+        sys.path.append(here)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status.
 
@@ -63,6 +70,8 @@ def _run(arguments: list[str]) -> int:
 
         print(f"mlp_lab {version('mlp_lab')}")
         return 0
+    if argv is None:
+        import_from_here()
     try:
         if command not in COMMANDS:
             guess = nearest(command, COMMANDS)

@@ -34,7 +34,7 @@ class Facts:
     parameters: int = 0
     """Trainable parameters."""
     activation: str = ""
-    """Name in `ACTIVATIONS`."""
+    """Name in `ACTIVATIONS`, or the dotted path of the function."""
     init: str = ""
     """Name in `INITS`."""
     bias: float | None = None

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mlp_lab.diagnostics.evidence import Facts
-from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.activations import ACTIVATIONS, find
 from mlp_lab.model.criticality import critical_point
 
 TARGET_RATIO = 1e-2
@@ -68,7 +68,7 @@ def safe_rate(facts: Facts, ratio: float = 0.0) -> list[str]:
 
 def best_init(facts: Facts) -> str:
     """Returns the initialisation that carries a signal through this activation at this depth."""
-    record = ACTIVATIONS.get(facts.activation)
+    record = find(facts.activation)
     if record is None:
         return "he"
     piecewise_linear = record.init == "he" and not record.saturates and facts.activation.endswith("relu")
@@ -133,7 +133,8 @@ def signal_flow(facts: Facts, *, weights: bool, activation: bool) -> list[str]:
         weights: whether the weights shrink (or grow) it.
         activation: whether the activation's derivative does.
     """
-    if activation and facts.activation in ACTIVATIONS and ACTIVATIONS[facts.activation].saturates:
+    record = find(facts.activation)
+    if activation and record is not None and record.saturates:
         return other_activation(facts)
     if weights and facts.init != best_init(facts):
         return initialisation(facts)

@@ -25,7 +25,7 @@ from mlp_lab.diagnostics.gradients import (
 from mlp_lab.diagnostics.norms import squared_norms, widen
 from mlp_lab.diagnostics.rank import at_least_float32
 from mlp_lab.diagnostics.units import saturated_entries
-from mlp_lab.model.activations import ACTIVATIONS, derivative
+from mlp_lab.model.activations import derivative
 from mlp_lab.model.mlp import MLP
 from mlp_lab.training.accumulation import loss_divisor
 
@@ -130,7 +130,7 @@ class StepProbe:
 
     def _saturation(self) -> Tensor | None:
         """Counts the saturated entries of the batch, (2, L); None where φ has no two flat tails, or no layer."""
-        record, layers = ACTIVATIONS[self.mlp.activation], self.capture.layers
+        record, layers = self.mlp.phi, self.capture.layers
         if not (record.saturates and layers):
             return None
         counts = []

@@ -8,7 +8,7 @@ from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Facts, Measured, per_layer
 from mlp_lab.diagnostics.findings import Verdict
 from mlp_lab.diagnostics.outcome import ENOUGH, fails, first_step, full_steps, outcome
-from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.activations import find
 
 EXPLODED_SPAN, EXPLODED_LOSS = 2.0, 5.0
 SATURATED = 0.6
@@ -135,7 +135,7 @@ def causes(first: Measured, facts: Facts) -> tuple[float, float]:
     Returns:
         (weights, derivatives), both <= 0.
     """
-    record = ACTIVATIONS.get(facts.activation)
+    record = find(facts.activation)
     norm = record.gain if record is not None and not record.saturates else 1.0
     totals = []
     for key, healthy in (("weight", norm), ("activation", 1 / norm)):

@@ -9,7 +9,8 @@ from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Facts, per_layer
 from mlp_lab.diagnostics.findings import Verdict
 from mlp_lab.diagnostics.outcome import fails, first_step
-from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.activations import activation as find_activation
+from mlp_lab.model.activations import find
 from mlp_lab.model.criticality import critical_point
 
 LARGE_SCALE = 2.0
@@ -97,7 +98,7 @@ def poor_init(evidence: Evidence) -> Verdict | None:
     if facts.identical_rows or zero:
         return _twins(facts, facts.identical_rows or zero, zero=bool(zero) and not facts.identical_rows)
     hidden = facts.weight_gains[: facts.depth]
-    if facts.norm != "none" or not hidden or facts.activation not in ACTIVATIONS or 0.0 in hidden:
+    if facts.norm != "none" or not hidden or find(facts.activation) is None or 0.0 in hidden:
         return None
     low, high = sensible_scales(facts.activation)
     scale = math.exp(sum(map(math.log, hidden)) / len(hidden))
@@ -110,7 +111,7 @@ def poor_init(evidence: Evidence) -> Verdict | None:
 
 def sensible_scales(activation: str) -> tuple[float, float]:
     """Returns the least and the largest σ_w that LeCun, Glorot, He or the mean-field theory give an activation."""
-    record = ACTIVATIONS[activation]
+    record = find_activation(activation)
     scales = [1.0, record.gain]
     point = critical_point(record)
     if point is not None:

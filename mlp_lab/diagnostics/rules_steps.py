@@ -9,7 +9,7 @@ from mlp_lab.diagnostics import fixes
 from mlp_lab.diagnostics.evidence import Evidence, Measured, per_layer
 from mlp_lab.diagnostics.findings import Verdict
 from mlp_lab.diagnostics.outcome import ENOUGH, diverged, fails, first_step, outcome
-from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.activations import find
 
 FIRST = 10  # steps in which a learning rate far too high shows
 LARGE_RATIO = 0.4
@@ -143,7 +143,8 @@ def _dead_layers(record: Measured | None) -> tuple[list[int], dict[int, float]]:
 
 def _dead(evidence: Evidence, layer: int, share: float, *, step: int, start: bool) -> Verdict:
     facts = evidence.facts
-    flat = facts.activation in ACTIVATIONS and ACTIVATIONS[facts.activation].can_die
+    record = find(facts.activation)
+    flat = record is not None and record.can_die
     why = f"their bias began at {facts.bias:g}" if facts.bias else "their pre-activations are below 0 on every row"
     return Verdict(
         code="dead_units",

@@ -33,7 +33,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 
-from mlp_lab.model.activations import ACTIVATIONS, Activation
+from mlp_lab.model.activations import Activation
 from mlp_lab.model.dropout import AlphaDropout
 from mlp_lab.model.mlp import MLP, Block
 
@@ -116,7 +116,7 @@ def predict(mlp: MLP, input_second_moment: float = 1.0, *, training: bool = True
     if why_not(mlp) is not None:
         return None
     blocks = [cast(Block, block) for block in mlp.blocks]
-    activation = ACTIVATIONS[mlp.activation]
+    activation = mlp.phi
     stream = _Stream(0.0, input_second_moment * _kept(mlp.input_dropout, training))
     forward: list[_Layer] = []
     for block in blocks:

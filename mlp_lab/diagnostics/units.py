@@ -32,7 +32,7 @@ import torch.distributed
 from torch import Tensor
 
 from mlp_lab.diagnostics.rank import Moments, at_least_float32, effective_rank, wide
-from mlp_lab.model.activations import ACTIVATIONS, Activation, Function, derivative
+from mlp_lab.model.activations import Activation, Function, derivative
 from mlp_lab.model.mlp import MLP, Block
 
 DEAD_SLOPE = 1e-3  # of abs(φ'), on every sample
@@ -159,7 +159,7 @@ class UnitStatistics:
     def of(cls, mlp: MLP, *, rank: bool = True) -> UnitStatistics:
         """Judges the hidden units of an MLP."""
         functions = [cast(Block, block).activation.forward for block in mlp.blocks]  # `forward` runs no hooks
-        return cls(functions, mlp.widths, ACTIVATIONS[mlp.activation], rank=rank)
+        return cls(functions, mlp.widths, mlp.phi, rank=rank)
 
     def begin(self) -> None:
         """Starts a pass; one that was broken off is forgotten."""

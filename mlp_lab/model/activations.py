@@ -7,21 +7,25 @@ A record needs a name and a function; everything else is derived from the functi
 
     ACTIVATIONS["squareplus"] = Activation(name="squareplus", function=squareplus, source="Barron (2021)")
 
+A config may also name a function that is not registered by its dotted path: `model.activation: my_module.squareplus`.
+
 Symbols: z pre-activation, a = φ(z) activation, φ' the derivative, E the mean over z ~ N(0, 1).
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from pkgutil import resolve_name
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlp_lab.errors import unknown
+from mlp_lab.errors import UserError, unknown
 
 Function = Callable[[Tensor], Tensor]
 
@@ -163,11 +167,106 @@ ACTIVATIONS: dict[str, Activation] = {record.name: record for record in _RECORDS
 
 
 def activation(name: str) -> Activation:
-    """Looks an activation up by its name.
+    """Looks an activation up by its name, or imports it by its dotted path.
 
     Raises:
-        UserError: names `model.activation`, the value and the accepted names.
+        UserError: names `model.activation`, the value and what would be accepted.
+
+    >>> activation("torch.nn.functional.softsign").max_derivative
+    1.0
     """
-    if name not in ACTIVATIONS:
-        raise unknown("model.activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    if "." in name:
+        return imported(name)
+    raise unknown("model.activation", name, [*ACTIVATIONS, "or the dotted path of an elementwise function"])
+
+
+def find(name: str) -> Activation | None:
+    """Returns the activation of a name or a dotted path, or None where there is none."""
+    try:
+        return activation(name)
+    except UserError:
+        return None
+
+
+@cache
+def imported(path: str) -> Activation:
+    """Imports an elementwise function, a `torch.nn` class without parameters, or an `Activation`, by its dotted path.
+
+    A config that names a path runs the code of that module, as a `class_path` does.
+
+    Raises:
+        UserError: It cannot be imported, or is no elementwise function that autograd can differentiate.
+    """
+    try:
+        found = resolve_name(path)
+    except Exception as error:  # a module of the user may fail in any way
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise _refused(path, f"cannot be imported ({reason})") from error
+    if isinstance(found, Activation):
+        return replace(found, name=path)
+    make: Callable[[], nn.Module] | None = None
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        make = found
+        try:
+            found = found()
+        except TypeError as error:
+            raise _refused(path, f"cannot be built without arguments ({error})") from error
+    if isinstance(found, nn.Module) and any(True for _ in found.parameters()):
+        raise _refused(path, "has parameters, which only prelu may have")
+    if not callable(found):
+        raise _refused(path, f"is of type {type(found).__name__}")
+    if fault := _fault(found):
+        raise _refused(path, fault)
+    return Activation(name=path, function=found, module=make, source=path)
+
+
+def _refused(path: str, reason: str) -> UserError:
+    return UserError(
+        f"model.activation: {path!r} {reason}; accepted: the dotted path of an elementwise function that autograd "
+        f"differentiates, or {', '.join(ACTIVATIONS)}"
+    )
+
+
+def _fault(function: Function) -> str:
+    """Says why a function cannot be an activation; nothing where it can."""
+    z = torch.linspace(-3, 3, 24, dtype=torch.float64)
+    given = z.clone()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            a = function(given)
+            others = [function(z.view(4, 6)), function(z[:5]), function(z.flip(0)), function(z.float())]
+            on_grid = function(_GRID.clone())
+    except Exception as error:  # whatever the user's function raises
+        return f"fails on a tensor ({type(error).__name__}: {error})".splitlines()[0]
+    if not all(isinstance(one, Tensor) for one in (a, *others)):
+        return f"returns a {type(a).__name__}, not a tensor"
+    table, part, flipped, single = others
+    if not torch.equal(given, z):
+        return "changes its input in place"
+    if a.shape != z.shape or table.shape != (4, 6):
+        return "changes the shape of its input"
+    if a.dtype != z.dtype or single.dtype != torch.float32:
+        return "changes the type of its input"
+    pairs = ((table, a.view(4, 6)), (part, a[:5]), (flipped, a.flip(0)))
+    if not all(_equal(one, other) for one, other in pairs):
+        return "is not elementwise: its value at one entry depends on the others, or on chance"
+    if not bool(on_grid.isfinite().all()):
+        return f"is not finite at {_first_nonfinite(on_grid):g}"
+    try:
+        slopes = derivative(function, _GRID)
+    except RuntimeError:
+        return "cannot be differentiated by autograd"
+    if not bool(slopes.isfinite().all()):
+        return f"has no finite derivative at {_first_nonfinite(slopes):g}"
+    return "" if bool(slopes.any()) else "has the derivative 0 everywhere, so that nothing is learned"
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def _first_nonfinite(values: Tensor) -> float:
+    return float(_GRID[~values.isfinite()][0])

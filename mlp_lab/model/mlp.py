@@ -164,7 +164,8 @@ class MLP(nn.Module):
         self.widths = resolve_widths(depth, width)
         self.depth = len(self.widths)
         self.activation = activation
-        phi, scheme = find_activation(activation), initializer(init)
+        self.phi = phi = find_activation(activation)
+        scheme = initializer(init)
         if norm not in NORMS:
             raise unknown("model.norm", norm, NORMS)
         _check_probability("model.dropout", dropout)

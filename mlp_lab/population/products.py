@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from mlp_lab.model.activations import ACTIVATIONS
+from mlp_lab.model.activations import activation
 from mlp_lab.model.linear import has_faster_products, linear_by_onednn
 from mlp_lab.population.layout import Cut, Level, Segment
 
@@ -202,7 +202,7 @@ def activate(z: Tensor, segments: Sequence[Segment], slopes: Tensor | None = Non
         (R, B).
     """
     if len(segments) == 1 and slopes is None:
-        return ACTIVATIONS[segments[0].activation].function(z)
+        return activation(segments[0].activation).function(z)
     if all(segment.activation in KERNELS for segment in segments):
         result: Tensor = _Activate.apply(z, segments)
         return result
@@ -214,7 +214,7 @@ def activate(z: Tensor, segments: Sequence[Segment], slopes: Tensor | None = Non
             learned += segment.rows
             parts.append(F.prelu(part.unsqueeze(0), rows).squeeze(0))
         else:
-            parts.append(ACTIVATIONS[segment.activation].function(part))
+            parts.append(activation(segment.activation).function(part))
     return torch.cat(parts)
 
 

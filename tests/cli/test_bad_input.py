@@ -78,6 +78,8 @@ MISTAKES = {
     f"{FIT} --model.init critical --model.activation gelu --model.linear_bias false": "model.init: 'critical' needs …",
     f"{FIT} --model.width 0": "model.width: 0 is not a number of units; accepted: integers of at least 1",
     f"{FIT} --model.activation rellu": "model.activation: 'rellu' is unknown (did you mean 'relu'?); accepted: …",
+    f"{FIT} --model.activation nowhere.phi": "model.activation: 'nowhere.phi' cannot be imported (…); accepted: …",
+    f"{FIT} --model.activation torch.nn.functional.softmax": "model.activation: 'torch.nn.functional.softmax' is not …",
     f"{FIT} --model.norm bacth": "model.norm: 'bacth' is unknown (did you mean 'batch'?); accepted: none, batch, …",
     f"{FIT} --model.init hee": "model.init: 'hee' is unknown (did you mean 'he'?); accepted: …",
     f"{FIT} --model.init critical --model.activation softplus": "model.init: 'critical' has no fixed point for …",

@@ -235,3 +235,17 @@ def test_list_of_widths_is_recorded_with_its_depth(run: Path, bench: Bench) -> N
     loaded = MLPModule.load_from_checkpoint(longer / "checkpoints" / "last.ckpt")
     assert (loaded.hparams["depth"], loaded.model.widths) == (3, (4, 3, 2))
     assert bench("test", "--run", longer).status == 0
+
+
+def test_activation_by_its_dotted_path_is_kept_in_config_and_checkpoint(
+    table: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (table / "own_phi.py").write_text("def phi(z):\n    return z / (1 + z * z).sqrt()\n")
+    monkeypatch.syspath_prepend(table)
+    answer = bench("fit", "--config", "config.yaml", "--model.activation", "own_phi.phi", "--model.init", "critical")
+    assert (answer.status, answer.err) == (0, "")
+    run = Path(answer.last_line)
+    assert config(run)["model"]["activation"] == "own_phi.phi"
+    loaded = MLPModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert (loaded.hparams["activation"], loaded.model.phi.saturates) == ("own_phi.phi", False)
+    assert bench("test", "--run", run).status == 0

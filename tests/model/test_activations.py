@@ -13,7 +13,8 @@ from scipy.stats import norm
 from torch import nn
 
 from mlp_lab.errors import UserError
-from mlp_lab.model.activations import ACTIVATIONS, Activation, activation, derivative, gaussian_mean
+from mlp_lab.model.activations import ACTIVATIONS, Activation, activation, derivative, find, gaussian_mean
+from mlp_lab.model.criticality import critical_point
 from mlp_lab.model.initialization import INITS
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al. (2017), equation 14
@@ -170,3 +171,129 @@ def test_unknown_name_suggests_the_nearest():
         UserError, match=r"^model.activation: 'rellu' is unknown \(did you mean 'relu'\?\); accepted: id"
     ):
         activation("rellu")
+
+
+USERS = """
+import torch
+from torch import nn
+from mlp_lab.model.activations import Activation
+
+
+def squareplus(z):
+    return (z + (z * z + 4).sqrt()) / 2
+
+
+class Squareplus(nn.Module):
+    def forward(self, z):
+        return squareplus(z)
+
+
+record = Activation(name="mine", function=squareplus, init="xavier")
+number = 3
+
+
+def softmax(z):
+    return z.softmax(-1)
+
+
+def noisy(z):
+    return z + torch.rand_like(z)
+
+
+def in_place(z):
+    return z.mul_(2)
+
+
+def single(z):
+    return z.float()
+
+
+def total(z):
+    return z.sum()
+
+
+def logarithm(z):
+    return z.log()
+
+
+def root(z):
+    return torch.where(z > 0, z.sqrt(), z)
+
+
+def sign(z):
+    return z.sign()
+
+
+def detached(z):
+    return z.detach()
+
+
+def words(z):
+    return "a"
+"""
+
+
+@pytest.fixture
+def users(tmp_path, monkeypatch):
+    (tmp_path / "users_activations.py").write_text(USERS)
+    (tmp_path / "users_broken.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["squareplus", "Squareplus", "record"])
+def test_dotted_path_is_an_activation_whose_theory_follows_from_the_function(name, users):
+    path = f"users_activations.{name}"
+    found = activation(path)
+    assert found.name == path
+    assert found is activation(path)
+    z = torch.linspace(-5, 5, 101, dtype=torch.float64)
+    expected = (z + (z * z + 4).sqrt()) / 2
+    torch.testing.assert_close(found.make()(z), expected)
+    torch.testing.assert_close(found.derivative(z), (1 + z / (z * z + 4).sqrt()) / 2)
+    assert found.max_derivative == pytest.approx(1.0, abs=1e-3)
+    assert not found.saturates
+    assert found.gain == pytest.approx(gaussian_mean(lambda z: found.function(z).square()) ** -0.5)
+    assert critical_point(found) == critical_point(Activation(name="s", function=found.function))
+    assert path not in ACTIVATIONS
+
+
+@pytest.mark.parametrize(("path", "twin"), [("torch.nn.functional.gelu", "gelu"), ("torch.nn.SiLU", "silu")])
+def test_dotted_path_of_a_known_function_has_the_properties_of_its_name(path, twin):
+    z = torch.linspace(-9, 9, 99, dtype=torch.float64)
+    assert torch.equal(activation(path).make()(z), ACTIVATIONS[twin].make()(z))
+    assert (activation(path).gain, activation(path).saturates) == (ACTIVATIONS[twin].gain, ACTIVATIONS[twin].saturates)
+    assert critical_point(activation(path)) == critical_point(ACTIVATIONS[twin])
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("users_activations.squarplus", "cannot be imported (AttributeError: "),
+        ("no_such_module.relu", "cannot be imported (ModuleNotFoundError: No module named 'no_such_module')"),
+        ("users_broken.relu", "cannot be imported (ModuleNotFoundError: No module named 'no_such_module_at_all')"),
+        ("a..b", "cannot be imported ("),
+        ("users_activations.number", "is of type int"),
+        ("users_activations.softmax", "is not elementwise: its value at one entry depends on the others, or on chance"),
+        ("users_activations.noisy", "is not elementwise"),
+        ("users_activations.in_place", "changes its input in place"),
+        ("users_activations.single", "changes the type of its input"),
+        ("users_activations.total", "changes the shape of its input"),
+        ("users_activations.logarithm", "is not finite at -40"),
+        ("users_activations.root", "has no finite derivative at -40"),
+        ("users_activations.sign", "has the derivative 0 everywhere"),
+        ("users_activations.detached", "cannot be differentiated by autograd"),
+        ("users_activations.words", "returns a str, not a tensor"),
+        ("torch.nn.PReLU", "has parameters, which only prelu may have"),
+        ("torch.nn.Linear", "cannot be built without arguments ("),
+        ("torch.nn.functional.softmax", "is not elementwise"),
+        ("os.getcwd", "fails on a tensor (TypeError: "),
+    ],
+)
+def test_dotted_path_that_is_no_activation_is_refused_in_one_line(path, reason, users):
+    with pytest.raises(UserError) as caught:
+        activation(path)
+    line = str(caught.value)
+    assert line.startswith(f"model.activation: {path!r} {reason}")
+    assert "; accepted: the dotted path of an elementwise function that autograd differentiates, or identity, " in line
+    assert "\n" not in line
+    assert find(path) is None

@@ -97,7 +97,7 @@ def test_members_without_biases_compute_what_they_compute_alone(norm: str, bucke
     assert stacked == sum(parameter.numel() for mlp in mlps for parameter in mlp.parameters())
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, "torch.nn.functional.softsign", "torch.nn.Tanhshrink"])
 def test_every_activation(activation: str) -> None:
     mlps = zoo(3, activation=activation, input_dropout=0.2)
     assert_same(mlps, Population.stack(mlps), torch.randn(6, 20, dtype=torch.float64))

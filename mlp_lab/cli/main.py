@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
+    if argv is None:
+        import_from_here()
     with any_encoding():
         return _run(_decoded(sys.argv[1:]) if argv is None else list(argv))
 
@@ -70,8 +72,6 @@ def _run(arguments: list[str]) -> int:
 
         print(f"mlp_lab {version('mlp_lab')}")
         return 0
-    if argv is None:
-        import_from_here()
     try:
         if command not in COMMANDS:
             guess = nearest(command, COMMANDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from mlp_lab.cli.checks import check_config, check_training, trainer_mistakes
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
+from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.replicates import replicated
-from mlp_lab.cli.results import record_test, report_fit, report_scores, write_predictions
+from mlp_lab.cli.results import note_read, record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
 from mlp_lab.data.mnist import MNISTDataModule
@@ -91,6 +93,11 @@ class BenchCLI(LightningCLI):
         parser.add_argument("--run", type=RunConfig, default=RunConfig())
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
         parser.add_argument("--diagnostics", type=DiagnosticsConfig, default=DiagnosticsConfig())
+        command = self.invocation.arguments[0]
+        if command in ("test", "predict"):
+            parser.add_argument("--output", type=str | None, help="File to write; by default in the run's directory.")
+        if command == "predict":
+            parser.add_argument("--id", type=list[str] | str | None, help="Columns of the table that name its rows.")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
         parser.link_arguments("data.spec_dict", "model.spec", apply_on="instantiate")
@@ -262,16 +269,17 @@ class BenchCLI(LightningCLI):
         self._measure("test", kwargs)
 
     def _measure(self, stage: str, kwargs: dict[str, Any]) -> None:
+        data = cast(TensorDataModule, self.datamodule)
+        path = self._output("test.json") if stage == "test" else None
         getattr(self.trainer, stage)(**(kwargs | {"verbose": False}))
         if not self.trainer.is_global_zero:
             return
         scores = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        data = cast(TensorDataModule, self.datamodule)
         batches = self.trainer.num_val_batches if stage == "validate" else self.trainer.num_test_batches
         rows = min(data.part("val" if stage == "validate" else "test").rows, int(sum(batches)) * data.eval_batch_size)
         report_scores(stage, data.spec, rows, scores)
-        if stage == "test" and self.directory is not None:
-            record_test(self.directory, data, rows, scores, checkpoint=Path(self._get_config().ckpt_path))
+        if path is not None:
+            record_test(self.directory, path, data.loaded, rows, scores, Path(self._get_config().ckpt_path))
 
     def predict(self, **kwargs: Any) -> None:
         """Writes `predictions.csv` into the run's directory, or here without a run."""
@@ -279,9 +287,25 @@ class BenchCLI(LightningCLI):
             raise UserError(
                 f"trainer.devices: {self.trainer.world_size} processes cannot predict; use --trainer.devices 1"
             )
+        config, data = self._get_config(), cast(TensorDataModule, self.datamodule)
+        data.keep_cells([config.id] if isinstance(config.id, str) else config.id or [])
+        path = self._output("predictions.csv")
+        assert path is not None
         logits = cast(list[Tensor], self.trainer.predict(**kwargs))
-        directory = self.directory.path if self.directory else Path.cwd()
-        write_predictions(directory / "predictions.csv", cast(TensorDataModule, self.datamodule), logits)
+        rows = write_predictions(path, data, logits)
+        if self.directory is not None:
+            checkpoint = shown_path(Path(config.ckpt_path).resolve(), self.directory)
+            facts = {"source": data.loaded.source, "rows": rows, "checkpoint": checkpoint}
+            with suppress(OSError):  # a run that may only be read can still predict
+                note_read(self.directory, "predict", path, data.loaded, facts)
+
+    def _output(self, name: str) -> Path | None:
+        """Returns the file that the command writes; None for a test without a run, a directory and `--output`."""
+        config, data = self._get_config(), cast(TensorDataModule, self.datamodule)
+        if name == "test.json" and self.directory is None and not (config.output or config.run.dir):
+            return None
+        folder = open_folder(config.run.dir, self.directory) if config.output is None else Path.cwd()
+        return choose_output(name, data.loaded, folder, self.directory, config.output)
 
 
 def _listed(setting: Any) -> list[Any]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from mlp_lab.data.module import TensorDataModule
+from mlp_lab.cli.outputs import shown_path, source_path
+from mlp_lab.data.module import Loaded, Part, TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import probabilities
@@ -26,7 +30,7 @@ from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import RunDirectory, write_text
 
-SHOWN_ROWS, SHOWN_COLUMNS = 5, 4  # of the predictions, on the screen
+SHOWN_ROWS, SHOWN_COLUMNS = 5, 6  # of the predictions, on the screen
 
 
 def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None:
@@ -80,85 +84,168 @@ def shown(value: float) -> str:
 
 
 def record_test(
-    run: RunDirectory, data: TensorDataModule, rows: int, scores: Mapping[str, float], checkpoint: Path
+    run: RunDirectory | None, path: Path, loaded: Loaded, rows: int, scores: Mapping[str, float], checkpoint: Path
 ) -> None:
-    """Writes `test.json`, and notes in `provenance.json` that test rows were read.
+    """Writes the scores of a test, `test.json`, and notes in the run's provenance that the rows were read.
+
+    A score that is not finite is written as null: JSON has no other word for it.
+
+    Args:
+        run: The run, or None.
+        path: The file.
+        loaded: What was read.
+        rows: How many rows were measured.
+        scores: The scores.
+        checkpoint: Whose weights were measured.
 
     Raises:
         UserError: A file cannot be written.
     """
-    source = getattr(data, "path", None) or getattr(data, "dataset", None)
-    place = checkpoint.resolve()
-    read = {
-        "source": str(source or "digits"),
-        "rows": rows,
-        "checkpoint": str(place.relative_to(run.path) if place.is_relative_to(run.path) else place),
-    }
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    values = run.read_provenance()
-    values.setdefault("test_reads", []).append({"time": time, "command": "test", **read, "scores": dict(scores)})
+    values = {name: score if math.isfinite(score) else None for name, score in scores.items()}
+    read = {"source": loaded.source, "rows": rows, "checkpoint": _shown(checkpoint.resolve(), run)}
     try:
-        write_text(run.test, json.dumps({**scores, **read}, indent=2) + "\n")
-        run.write_provenance(values)
+        write_text(path, json.dumps({**values, **read}, indent=2) + "\n")
+        if run is not None:
+            note_read(run, "test", path, loaded, {**read, "scores": values})
     except OSError as error:
-        raise UserError(f"test: {run.path} cannot be written ({error.strerror})") from error
+        raise UserError(f"test: {error.filename or path} cannot be written ({error.strerror})") from error
+    print(path)
 
 
-def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tensor]) -> None:
-    """Writes one line a row: its number in the source (from 0), and what `prediction_table` says of it.
+def note_read(run: RunDirectory, command: str, path: Path, loaded: Loaded, facts: Mapping[str, Any]) -> None:
+    """Appends a read of rows, and the file that came of it, to the run's provenance."""
+    values, source = run.read_provenance(), source_path(loaded)
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    place = {"path": None if source is None else str(source), "file": shown_path(path, run)}
+    values.setdefault("test_reads", []).append({"time": time, "command": command, **facts, **place})
+    run.write_provenance(values)
+
+
+def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tensor]) -> int:
+    """Writes one line a row: its number in the source (from 0), its names, its true value, its prediction.
+
+    Floats are written with as many digits as make them unique. A column of `--id` that has the name of another one is
+    written as `id(NAME)`.
 
     Args:
         path: The CSV file.
         data: The data module that served the rows.
         batches: Logits (B, C) in the order of the rows.
 
+    Returns:
+        The number of rows.
+
     Raises:
-        UserError: The file cannot be written.
+        UserError: A prediction is not finite, or the file cannot be written.
     """
-    logits = torch.cat(list(batches)).double()  # (N, C)
-    frame = prediction_table(data.spec, logits)
-    ids = data.part("predict" if "predict" in data.loaded.parts else "test").ids
-    rows = np.arange(len(frame)) if ids is None else ids.numpy()[: len(frame)]  # trainer.limit_predict_batches
-    frame.insert(0, "row", rows, allow_duplicates=True)
-    partial = path.with_name(f".{path.name}.partial")
+    part, logits = data.part("predict" if "predict" in data.loaded.parts else "test"), torch.cat(list(batches)).double()
+    check_finite(data.spec, part, logits)
+    rows = len(logits)  # fewer than the part has under trainer.limit_predict_batches
+    columns = {**true_values(data.spec, part, rows), **prediction_table(data.spec, logits)}
+    names = {} if part.names is None else {str(name): cells.to_numpy()[:rows] for name, cells in part.names.items()}
+    for name in list(names):
+        free = name
+        while free == "row" or free in columns or (free != name and free in names):
+            free = f"id({free})"
+        names[free] = names.pop(name)  # in the order of the names
+    ids = np.arange(rows) if part.ids is None else part.ids.numpy()[:rows]
+    frame = pd.DataFrame({"row": ids, **names, **columns})
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        frame.to_csv(partial, index=False, encoding="utf-8", float_format="%.8g")
+        frame.to_csv(partial, index=False, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         raise UserError(f"predict: {path} cannot be written ({error.strerror})") from error
     print_preview(data.spec, frame)
     print(path)
+    return rows
+
+
+def check_finite(spec: DataSpec, part: Part, logits: Tensor) -> None:
+    """Refuses predictions that are not finite, which rows far from all training rows have.
+
+    Raises:
+        UserError: Names the first such row, and the column that is farthest out in it.
+    """
+    bad = ~logits.isfinite().all(1)  # (N,)
+    if not bad.any():
+        return
+    row = int(bad.int().argmax())
+    number = row if part.ids is None else int(part.ids[row])
+    why = "the weights are too large"
+    if spec.numeric:
+        column = int(part.numeric[row].abs().argmax())
+        why = f"column {spec.numeric[column]!r} is {part.numeric[row, column]:.3g} there after scaling"
+    raise UserError(
+        f"data.path: {int(bad.sum())} of {len(bad)} predictions are not finite, first in row {number + 1}: {why}; "
+        "correct the cell, or leave the row out"
+    )
+
+
+def true_values(spec: DataSpec, part: Part, rows: int) -> dict[str, NDArray[Any]]:
+    """Returns the target of a part's first rows by column, in its own unit; nothing where it is not known."""
+    if part.truth is not None:
+        return {_column(spec, "true", str(name)): cells.to_numpy()[:rows] for name, cells in part.truth.items()}
+    if part.target is None or spec.task not in ("binary", "multiclass"):
+        return {}
+    return {"true": np.array([spec.classes[code] for code in part.target[:rows].tolist()])}
+
+
+def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
+    """Turns logits (N, C) into columns: classes and their probabilities, or values in the target's own unit.
+
+    Several targets have columns of their own, `prediction(NAME)`. Classes are those that the metrics count.
+    """
+    if spec.task == "regression":
+        values = logits * logits.new_tensor(spec.target_std) + logits.new_tensor(spec.target_mean)  # (N, T)
+        return pd.DataFrame(values.numpy(), columns=[_column(spec, "prediction", name) for name in spec.targets])
+    shares = probabilities(spec.task, logits)  # (N, C)
+    if spec.task == "binary":
+        shares = torch.cat([(-logits).sigmoid(), shares], dim=1)  # (N, 2)
+    if spec.task == "multilabel":
+        labels = (logits > 0).long()  # (N, T)
+        found = pd.DataFrame(labels.numpy(), columns=[_column(spec, "prediction", name) for name in spec.classes])
+    else:
+        codes = (logits[:, 0] > 0).long() if spec.task == "binary" else logits.argmax(1)  # (N,)
+        found = pd.DataFrame({"prediction": [spec.classes[code] for code in codes.tolist()]})
+    return pd.concat([found, pd.DataFrame(shares.numpy(), columns=[f"p({name})" for name in spec.classes])], axis=1)
 
 
 def print_preview(spec: DataSpec, frame: pd.DataFrame, console: Console | None = None) -> None:
     """Prints the first predictions; of classes, only the most probable one."""
     console = console or Console(highlight=False)
     head = frame.head(SHOWN_ROWS)
-    if spec.task in ("binary", "multiclass"):
-        probability = head.iloc[:, 2:].max(axis=1)  # after the row and the prediction
-        head = head.iloc[:, :2].assign(probability=probability)
+    if spec.task in ("binary", "multiclass"):  # the last columns are the probabilities
+        shares = head.iloc[:, -len(spec.classes) :].max(axis=1)
+        head = pd.concat([head.iloc[:, : -len(spec.classes)], shares.rename("probability")], axis=1)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head.columns[:SHOWN_COLUMNS]:
         table.add_column(Text(str(name)), justify="right", no_wrap=True, overflow="ellipsis", max_width=24)
+    digits = _digits(spec)
     for cells in head.iloc[:, :SHOWN_COLUMNS].itertuples(index=False):
-        table.add_row(*(Text(f"{cell:,.6g}" if isinstance(cell, float) else str(cell)) for cell in cells))
+        table.add_row(*(Text(_shown_cell(cell, digits)) for cell in cells))
     console.print(table)
     console.print(f"{len(frame):,} predictions", soft_wrap=True)
 
 
-def prediction_table(spec: DataSpec, logits: Tensor) -> pd.DataFrame:
-    """Turns logits (N, C) into named columns: class names with probabilities, or values in the target's own unit."""
-    if spec.task == "regression":
-        values = logits * logits.new_tensor(spec.target_std) + logits.new_tensor(spec.target_mean)  # (N, T)
-        return pd.DataFrame({name: values[:, index].numpy() for index, name in enumerate(spec.targets)})
-    shares = probabilities(spec.task, logits)  # (N, C)
-    if spec.task == "binary":
-        shares = torch.cat([1 - shares, shares], dim=1)  # (N, 2)
-    columns = {f"p({name})": shares[:, index].numpy() for index, name in enumerate(spec.classes)}
-    if spec.task == "multilabel":
-        labels = {name: (shares[:, index] >= 0.5).long().numpy() for index, name in enumerate(spec.classes)}
-        return pd.DataFrame(labels | columns)
-    return pd.DataFrame({"prediction": [spec.classes[code] for code in shares.argmax(1).tolist()]} | columns)
+def _digits(spec: DataSpec) -> int:
+    """Returns the significant digits that tell the values of a regression apart: six, more beside a large mean."""
+    pairs = zip(spec.target_mean, spec.target_std, strict=True)
+    return max((4 + math.ceil(math.log10(1 + abs(mean) / std)) for mean, std in pairs if std), default=6)
+
+
+def _shown_cell(cell: object, digits: int) -> str:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else f"{cell:,.{max(6, digits)}g}"
+    return "" if cell is pd.NA or cell is None else str(cell)
+
+
+def _column(spec: DataSpec, kind: str, target: str) -> str:
+    return kind if len(spec.targets) == 1 else f"{kind}({target})"
+
+
+def _shown(path: Path, run: RunDirectory | None) -> str:
+    return str(path) if run is None else shown_path(path, run)
 
 
 def _callbacks(trainer: L.Trainer) -> list[L.Callback]:

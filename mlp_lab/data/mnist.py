@@ -92,7 +92,8 @@ class MNISTDataModule(TensorDataModule):
             rows=(parts["train"].rows, parts["val"].rows, parts["test"].rows),
             fingerprint=images.fingerprint,
         )
-        return Loaded(spec=spec, parts=parts, state=state)
+        is_new = (saved := self._saved()) is not None and saved["spec"]["fingerprint"] != images.fingerprint
+        return Loaded(spec=spec, parts=parts, state=state, source=self.dataset, is_new=is_new)
 
     def _fit(self, images: Images) -> dict[str, Any]:
         """Draws the split and measures the training pixels."""

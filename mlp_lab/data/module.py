@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
@@ -33,6 +34,10 @@ class Part:
     """(N,) int64 classes, (N, T) float32 regression targets or labels, or None when predicting."""
     ids: Tensor | None = None
     """Row numbers in the source, (N,) int64, or None."""
+    names: pd.DataFrame | None = None
+    """The columns that name the rows, N lines of cells as they are written; None unless `keep_cells` was called."""
+    truth: pd.DataFrame | None = None
+    """The target columns that the source has, N lines in the target's own unit; None unless `keep_cells` was called."""
 
     @property
     def rows(self) -> int:
@@ -50,6 +55,10 @@ class Loaded:
     """By name: train, val, test, predict; an absent part has no rows."""
     state: Mapping[str, Any]
     """What was fitted, as plain types and tensors (loads with `weights_only=True`); `split` holds the split's codes."""
+    source: str = ""
+    """The file or the name of the table that the rows come from."""
+    is_new: bool = False
+    """Whether the rows are other than those that the checkpoint `fitted` was trained on."""
 
 
 class TensorDataModule(LightningDataModule):
@@ -137,6 +146,20 @@ class TensorDataModule(LightningDataModule):
         """Shortened SHA-256 of the split's codes."""
         state = self.fitted_state or self.loaded.state
         return split_hash(state["split"])
+
+    def keep_cells(self, columns: Sequence[str]) -> None:
+        """Keeps the cells of the target (`Part.truth`) and of other columns (`Part.names`) beside the rows.
+
+        Call it before the data is loaded; data that is loaded already is read again.
+
+        Args:
+            columns: Columns of the source that name its rows, whether or not the model uses them.
+
+        Raises:
+            UserError: The source is not a table.
+        """
+        if columns:
+            raise UserError(f"id: {type(self).__name__} has no columns, so {columns[0]!r} cannot name its rows")
 
     def _saved(self) -> dict[str, Any] | None:
         if self.fitted is not None and self._fitted_from is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,25 @@ def split_parts(frame: pd.DataFrame, codes: Tensor, preprocessor: Preprocessor, 
             numeric, categorical = preprocessor.transform(rows)
             parts[name] = Part(numeric=numeric, categorical=categorical, target=target.encode(rows), ids=row_ids(rows))
     return parts
+
+
+def with_cells(
+    parts: Mapping[str, Part], cells: pd.DataFrame, codes: Tensor | None, names: Sequence[str], target: Target
+) -> dict[str, Part]:
+    """Returns the parts with the cells of their rows beside them (`Part.names` and `Part.truth`).
+
+    Args:
+        parts: The parts by name.
+        cells: Rows of the source with the columns `names` and those target columns that the source has.
+        codes: Split code of every row of `cells`, (N,); None where every part holds all rows.
+        names: Columns that name the rows.
+        target: The fitted target.
+    """
+    kept = {}
+    for name, part in parts.items():
+        rows = cells if codes is None else take_rows(cells, codes, PARTS.index(name))
+        kept[name] = replace(part, names=rows[list(names)], truth=target.truth(rows))
+    return kept
 
 
 def describe_parts(

@@ -53,7 +53,7 @@ class Roles:
             "data.numeric": tuple(numeric),
             "data.categorical": tuple(categorical),
         }
-        _check_names(given, columns, source.label)
+        check_names(given, columns, source.label)
         taken = {*given["data.target"], *given["data.split_column"]}
         return cls(
             target=given["data.target"],
@@ -64,7 +64,7 @@ class Roles:
         )
 
 
-def _check_names(given: Mapping[str, tuple[object, ...]], columns: Sequence[str], label: str) -> None:
+def check_names(given: Mapping[str, tuple[object, ...]], columns: Sequence[str], label: str) -> None:
     """Refuses names that are no column, and columns that are named twice."""
     first_key: dict[str, str] = {}
     for key, names in given.items():

@@ -14,9 +14,9 @@ from torch import Tensor
 from mlp_lab.data.columns import Column, infer_columns
 from mlp_lab.data.description import Description, print_description, print_fitted
 from mlp_lab.data.module import Loaded, Part, TensorDataModule
-from mlp_lab.data.parts import describe_parts, row_ids, split_parts, take_rows
+from mlp_lab.data.parts import describe_parts, row_ids, split_parts, take_rows, with_cells
 from mlp_lab.data.preprocessing import SCALINGS, Preprocessor
-from mlp_lab.data.roles import Roles
+from mlp_lab.data.roles import Roles, check_names
 from mlp_lab.data.sources import NAMED_TABLES, Source, data_root, read_source
 from mlp_lab.data.spec import DataSpec, TaskName
 from mlp_lab.data.splits import TEST, TRAIN, check_ratios, count_duplicates, split_from_column, split_rows
@@ -104,6 +104,13 @@ class TabularDataModule(TensorDataModule):
         self.split_column = split_column
         self.scaling, self.bins, self.verbose = scaling, bins, verbose
         self._no_target = ""
+        self._names: tuple[str, ...] | None = None  # columns that name the rows; None where no cells are kept
+
+    def keep_cells(self, columns: Sequence[str]) -> None:
+        """Keeps the cells of the target and of other columns beside the rows; see `TensorDataModule.keep_cells`."""
+        self._names = tuple(dict.fromkeys(columns))
+        if self._loaded is not None:
+            self._loaded, self.verbose = None, False  # what is read is the same, and described already
 
     def part(self, name: str) -> Part:
         """Returns the train, val, test or predict rows; where the table has no usable target, says why.
@@ -131,7 +138,7 @@ class TabularDataModule(TensorDataModule):
 
     def _fit(self) -> Loaded:
         """Reads the table, splits it, and fits everything else to its training rows."""
-        source = self._read(self.categorical)
+        source = self._read([*self.categorical, *(name for name in self._names or () if name in self.drop)])
         roles = Roles.settle(
             source,
             target=self.target,
@@ -153,7 +160,7 @@ class TabularDataModule(TensorDataModule):
         preprocessor = Preprocessor.fit(train, columns, scaling=self.scaling)
         if not preprocessor.numeric_features and not preprocessor.categorical:
             raise UserError(f"data.path: {source.label} has no column to predict {', '.join(roles.target)} from")
-        parts = split_parts(frame, codes, preprocessor, target)
+        parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source.frames, codes, target)
         spec = describe_parts(source, preprocessor, target, parts, self.bins)
         if self.verbose:
             self._describe(source, roles, spec, columns, frame, codes)
@@ -164,7 +171,19 @@ class TabularDataModule(TensorDataModule):
             "files": list(source.fingerprints),
             "file_rows": [len(table) for table in source.frames],
         }
-        return Loaded(spec=spec, parts=parts, state=state)
+        return Loaded(spec=spec, parts=parts, state=state, source=source.label)
+
+    def _with_cells(
+        self, parts: dict[str, Part], frames: Sequence[pd.DataFrame], codes: Tensor | None, target: Target
+    ) -> dict[str, Part]:
+        """Adds the cells that `keep_cells` asks for; `codes` is None where every part holds all rows."""
+        if self._names is None:
+            return parts
+        for frame in frames:
+            check_names({"id": self._names}, [str(name) for name in frame.columns], "the table")
+        columns = dict.fromkeys([*self._names, *(name for name in target.columns if name in frames[0].columns)])
+        cells = pd.concat([frame[list(columns)] for frame in frames])
+        return with_cells(parts, cells, codes, self._names, target)
 
     def _split(self, frame: pd.DataFrame, source: Source, roles: Roles) -> tuple[TaskName, Tensor]:
         """Returns the task and the split, (N,) uint8; rows of a test file are test rows.
@@ -236,18 +255,22 @@ class TabularDataModule(TensorDataModule):
     def _apply(self, state: Mapping[str, Any]) -> Loaded:
         """Prepares rows as a checkpoint says: the stored split of a known file, else all rows of the new one."""
         preprocessor, target = Preprocessor.from_state(state["preprocessor"]), Target.from_state(state["target"])
-        source = self._read(preprocessor.categorical)
+        typed = {*preprocessor.numeric, *target.columns}
+        source = self._read([*preprocessor.categorical, *(name for name in self._names or () if name not in typed)])
         known = dict(zip(state["files"], state["split"].split(state["file_rows"]), strict=True))
         new = [index for index, fingerprint in enumerate(source.fingerprints) if fingerprint not in known]
         if not new:
             frame = source.joined([*preprocessor.numeric, *preprocessor.categorical, *target.columns])
             codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
-            parts = split_parts(frame, codes, preprocessor, target)
+            parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source.frames, codes, target)
+            label = source.label
         else:
-            parts = self._serve(source.frames[new[0]], preprocessor, target)
+            frame = source.frames[new[0]]
+            parts = self._with_cells(self._serve(frame, preprocessor, target), [frame], None, target)
+            label = self.test_path if new[0] and self.test_path else source.label
         if self.verbose:
-            print_fitted(source.label, {name: part.rows for name, part in parts.items()}, self._no_target)
-        return Loaded(spec=self.spec, parts=parts, state=state)
+            print_fitted(label, {name: part.rows for name, part in parts.items()}, self._no_target)
+        return Loaded(spec=self.spec, parts=parts, state=state, source=label, is_new=bool(new))
 
     def _serve(self, frame: pd.DataFrame, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
         """Returns all rows of a new table, to be predicted, and to be tested where they have their target."""

@@ -59,6 +59,24 @@ class Target:
             )
         return torch.from_numpy(codes)
 
+    def truth(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Returns the target columns that `frame` has, as predictions are written: class names, 0 or 1, or numbers.
+
+        Missing cells stay missing, and a class that training never saw keeps its name. A column that `encode` would
+        refuse is returned as it is written.
+        """
+        return pd.DataFrame({name: self._truth(frame[name]) for name in self.columns if name in frame.columns})
+
+    def _truth(self, cells: pd.Series) -> pd.Series:
+        if self.task in ("binary", "multiclass"):
+            return to_text(cells)
+        if self.task == "multilabel" and _is_label(cells):
+            return to_text(cells).map({"0": 0, "1": 1, "False": 0, "True": 1}).astype("Int64")
+        try:
+            return pd.Series(to_numbers(cells, key="data.target"), index=cells.index)
+        except UserError:
+            return cells
+
     def to_state(self) -> dict[str, Any]:
         """Returns plain types for a checkpoint."""
         return asdict(self)

@@ -149,8 +149,8 @@ class ScoredPopulation(StraightModule):
         self.ensemble.update(losses, together, batch.target, batch.count)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the ensemble's logits (B, C) on the CPU, in float32."""
-        return ensemble_logits(self.spec.task, wide(self(batch.numeric, batch.categorical))).float().cpu()
+        """Returns the ensemble's logits (B, C) on the CPU, in float32 at least."""
+        return ensemble_logits(self.spec.task, wide(self(batch.numeric, batch.categorical))).cpu()
 
     def _evaluate(self, batch: Batch, stage: str) -> Tensor:
         assert batch.target is not None

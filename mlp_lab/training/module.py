@@ -234,13 +234,12 @@ class MLPModule(StraightModule):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the logits (B, C) on the CPU, in float32."""
-        return self.forward(batch.numeric, batch.categorical).float().cpu()
+        """Returns the logits (B, C) on the CPU, in float32 at least."""
+        return _wide(self.forward(batch.numeric, batch.categorical)).cpu()
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         assert batch.target is not None
-        logits = self(batch.numeric, batch.categorical)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
+        logits = _wide(self(batch.numeric, batch.categorical))
         losses = self.eval_loss(logits, batch.target)
         cast(Meter, self.meters[stage]).update(losses, logits, batch.target, batch.count)
 
@@ -284,6 +283,11 @@ def scale_by_data_(mlp: MLP, data: TensorDataModule) -> None:
     rows = slice(None, None, max(1, part.rows // LSUV_ROWS))  # a file may be sorted
     categorical = None if part.categorical is None else part.categorical[rows].to(weight.device)
     lsuv_(mlp, part.numeric[rows].to(weight), categorical)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Losses, metrics and predictions are computed in float32 at least."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:

@@ -55,7 +55,7 @@ def test_the_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for line in commands():
         assert main(line) == 0, line
-    assert len(pd.read_csv("runs/houses/latest/predictions.csv")) == 7
+    assert len(pd.read_csv("runs/houses/latest/predictions-new_houses.csv")) == 7
 
 
 @pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])

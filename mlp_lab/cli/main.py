@@ -13,7 +13,7 @@ COMMANDS = {
     "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
     "validate": "Measure a run on its validation rows (--run RUN_DIR).",
     "test": "Measure a run on its test rows (--run RUN_DIR).",
-    "predict": "Write predictions.csv for the test rows or for new rows (--run RUN_DIR --data.path FILE).",
+    "predict": "Write the predictions for the test rows or for new rows (--run RUN_DIR --data.path FILE).",
     "summary": "Show the layers, shapes, parameters, FLOPs and memory of a config's model.",
     "sweep": "Search the keys of a config (--config SWEEP.yaml), and keep every trial.",
 }

@@ -99,7 +99,7 @@ def apply_smooth(values: Matrix, parameters: Parameters) -> Matrix:
     Source: Holzmüller et al. 2024, Better by Default (RealMLP), section 3.
     """
     scaled = _shift_and_scale(values, parameters)
-    return scaled / np.sqrt(1 + (scaled / 3) ** 2)
+    return scaled / np.hypot(1, scaled / 3)  # a square would overflow where its root does not
 
 
 SCALINGS: dict[str, Scaling] = {
@@ -212,9 +212,23 @@ class Preprocessor:
         if not self.numeric:
             return torch.from_numpy(values.astype(np.float32))
         absent = np.isnan(values)  # (N, D)
-        scaled = SCALINGS[self.scaling].apply(np.where(absent, self.medians, values), self.parameters)  # (N, D)
-        flags = absent[:, [name in self.indicators for name in self.numeric]]  # (N, indicators)
-        return torch.from_numpy(np.concatenate([scaled, flags], axis=1, dtype=np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = SCALINGS[self.scaling].apply(np.where(absent, self.medians, values), self.parameters)  # (N, D)
+            flags = absent[:, [name in self.indicators for name in self.numeric]]  # (N, indicators)
+            features = np.concatenate([scaled, flags], axis=1, dtype=np.float32)
+        if not np.isfinite(features.sum()):
+            self._refuse_overflow(frame, features)
+        return torch.from_numpy(features)
+
+    def _refuse_overflow(self, frame: pd.DataFrame, features: NDArray[np.float32]) -> None:
+        """Refuses values that are finite in their column's unit and not after scaling, in float32."""
+        row, column = (~np.isfinite(features)).nonzero()
+        if len(row):
+            name, cells = self.numeric[column[0]], frame[self.numeric[column[0]]]
+            raise UserError(
+                f"data.path: column {name!r}, row {int(frame.index[row[0]]) + 1}: {cells.iloc[row[0]]} is too large "
+                f"after scaling ({self.scaling}); correct it, or leave it empty"
+            )
 
     @staticmethod
     def _codes(cells: pd.Series, levels: tuple[str, ...]) -> NDArray[np.int64]:

@@ -3,9 +3,9 @@
 | task | logits | target | trained on | prediction |
 |---|---|---|---|---|
 | regression | (B, T), the standardised mean | (B, T) float | mse | value in the target's own unit |
-| binary | (B, 1), log-odds of class 1 | (B,) codes | bce | probability at least ½ |
+| binary | (B, 1), log-odds of class 1 | (B,) codes | bce | probability above ½ |
 | multiclass | (B, C) | (B,) codes | cross_entropy | most probable class |
-| multilabel | (B, T), log-odds of each label | (B, T), 0 or 1 | bce | probability at least ½, per label |
+| multilabel | (B, T), log-odds of each label | (B, T), 0 or 1 | bce | probability above ½, per label |
 """
 
 from __future__ import annotations

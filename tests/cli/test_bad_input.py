@@ -190,6 +190,19 @@ MISTAKES = {
     "predict --run run --data.path text.csv": "data.path: column 'a', row 3: 'seven' is not a number; leave it …",
     "predict --run run --data.path none.csv": "data.path: none.csv does not exist …",
     "test --run run --data.path new.csv": "data.target: the table has no column 'y'; without it only predict works",
+    "predict --run run --data.path huge.csv": "data.path: column 'a', row 3: 1e+300 is too large after scaling (…); …",
+    "predict --run run --id q": "id: the table has no column 'q'; it has a, b, c, y",
+    "predict --run run --id false": "id: …",
+    "predict --run run --output .": "output: . is a directory; name a file in it, such as predictions.csv",
+    "predict --run run --output p.parquet": "output: p.parquet is not the name of a .csv file; use p.csv",
+    "predict --run run --output no/p.csv": "output: there is no directory …/no",
+    "predict --run run --output table.csv --data.path table.csv": "output: …/table.csv is the table itself; name …",
+    "predict --run run --output run/metrics.csv": "output: run/metrics.csv is a file of the run in …/run; name …",
+    "test --run run --output run/provenance.json": "output: run/provenance.json is a file of the run in …/run; name …",
+    "test --run run --data.path more.csv --output run/test.json": "output: run/test.json is a file of the run in …",
+    "test --run run --run.dir damaged": "run.dir: damaged holds another run; name another directory, or a file with …",
+    "test --run run --run.dir table.csv/x": "run.dir: table.csv/x cannot be made (Not a directory); name a writable …",
+    "validate --run run --output x.json": "output: no such key; …",
     "predict --run run --trainer.devices 2": "trainer.devices: 2 processes cannot predict; use --trainer.devices 1",
 }
 
@@ -224,6 +237,8 @@ def write_tables(folder: Path) -> None:
     write_table(folder / "same.csv", header="a,a,c,y")
     write_table(folder / "inf.csv", row3="inf,2,x,yes")
     write_table(folder / "text.csv", row3="seven,2,x,yes")
+    write_table(folder / "huge.csv", row3="1e300,2,x,yes")
+    write_table(folder / "more.csv", rows=10)
     write_table(folder / "gap.csv", row3="1,2,x,")
     write_table(folder / "lonely.csv", row3="1,2,x,maybe")
     lines = write_table(folder / "constant.csv").read_text().splitlines()

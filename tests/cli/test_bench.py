@@ -195,8 +195,9 @@ def test_limited_test_counts_the_rows_it_measured(run: Path, bench: Bench) -> No
 def test_test_on_a_new_table_measures_all_its_rows(run: Path, table: Path, bench: Bench) -> None:
     write_table(table / "more.csv", rows=25)
     assert bench("test", "--run", "run", "--data.path", "more.csv").status == 0
-    record = json.loads((run / "test.json").read_text())
+    record = json.loads((run / "test-more.json").read_text())
     assert (record["rows"], record["source"]) == (25, "more.csv")
+    assert not (run / "test.json").exists()
 
 
 def test_config_and_checkpoint_name_a_model_without_a_run(run: Path, table: Path, bench: Bench) -> None:

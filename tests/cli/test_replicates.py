@@ -48,7 +48,7 @@ def test_numbers_are_means_and_deviations_and_the_ensemble_predicts(here: Path, 
     assert f"{sum(both) / 2:.4f} ± {abs(both[0] - both[1]) / 2**0.5:.4f}" in measured.out
     assert bench("predict", "--run", "all").status == 0
     predictions = pd.read_csv(here / "all" / "predictions.csv")
-    assert (len(predictions), round(predictions.iloc[0, 2:].sum(), 6)) == (180, 1.0)
+    assert (len(predictions), round(predictions.iloc[0, 3:].sum(), 6)) == (180, 1.0)
 
 
 def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(here: Path, bench: Bench) -> None:

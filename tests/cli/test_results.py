@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from mlp_lab.cli.results import prediction_table, print_preview, print_scores
-from mlp_lab.data.spec import DataSpec
+from mlp_lab.cli.results import check_finite, prediction_table, print_preview, print_scores
+from mlp_lab.data.module import Part
+from mlp_lab.data.spec import DataSpec, TaskName
+from mlp_lab.errors import UserError
+from mlp_lab.model.tasks import metrics
 from tests.cli.conftest import Bench, write_config
 
 
@@ -51,13 +55,13 @@ def fit_and_predict(here: Path, bench: Bench, target: str, **targets: NDArray[np
     write_config(here / "config.yaml", target=target)
     assert bench("fit", "--config", "config.yaml", "--run.dir", "run").status == 0
     answer = bench("predict", "--run", "run", "--data.path", "new.csv")
-    assert (answer.status, answer.last_line) == (0, str(here / "run" / "predictions.csv"))
-    predictions = pd.read_csv(here / "run" / "predictions.csv")
+    assert (answer.status, answer.last_line) == (0, str(here / "run" / "predictions-new.csv"))
+    predictions = pd.read_csv(here / "run" / "predictions-new.csv")
     assert predictions.pop("row").tolist() == list(range(7))
     return here / "run", predictions
 
 
-# float32 forward passes of one small layer: relative errors stay below 1e-5; eight digits are written
+# float32 forward passes of one small layer: relative errors stay below 1e-5
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -85,17 +89,17 @@ def test_regression_predictions_are_in_the_targets_unit(here: Path, bench: Bench
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     train = price[(checkpoint["TabularDataModule"]["state"]["split"] == 0).numpy()].astype(float)
     expected = logits_by_numpy(run, pd.read_csv(here / "new.csv"))[:, 0] * train.std() + train.mean()
-    assert list(found) == ["price"]
-    np.testing.assert_allclose(found["price"], expected, rtol=1e-5)
+    assert list(found) == ["prediction"]
+    np.testing.assert_allclose(found["prediction"], expected, rtol=1e-5)
 
 
 def test_multilabel_predictions_are_one_column_a_label(here: Path, bench: Bench) -> None:
     labels = {"sun": np.array([0, 1] * 30, dtype=object), "rain": np.array([0, 0, 1] * 20, dtype=object)}
     run, found = fit_and_predict(here, bench, "[sun, rain]", **labels)
     shares = 1 / (1 + np.exp(-logits_by_numpy(run, pd.read_csv(here / "new.csv"))))
-    assert list(found) == ["sun", "rain", "p(sun)", "p(rain)"]
+    assert list(found) == ["prediction(sun)", "prediction(rain)", "p(sun)", "p(rain)"]
     np.testing.assert_allclose(found[["p(sun)", "p(rain)"]], shares, **CLOSE)
-    np.testing.assert_array_equal(found[["sun", "rain"]], shares >= 0.5)
+    np.testing.assert_array_equal(found[["prediction(sun)", "prediction(rain)"]], shares > 0.5)
 
 
 def test_test_rows_keep_their_numbers_in_the_table(here: Path, bench: Bench) -> None:
@@ -115,7 +119,7 @@ def test_run_on_a_named_table_predicts_from_a_file(here: Path, bench: Bench) -> 
     names = ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
     pd.DataFrame([[5.1, 3.5, 1.4, 0.2]], columns=names).to_csv("flower.csv", index=False)
     assert bench("predict", "--run", "iris", "--data.path", "flower.csv").status == 0
-    found = pd.read_csv("iris/predictions.csv")
+    found = pd.read_csv("iris/predictions-flower.csv")
     assert list(found) == ["row", "prediction", "p(setosa)", "p(versicolor)", "p(virginica)"]
     assert len(found) == 1
 
@@ -124,12 +128,91 @@ def test_limited_predictions_keep_their_rows(here: Path, bench: Bench) -> None:
     fit_and_predict(here, bench, "y", y=np.array(["no", "yes"] * 30, dtype=object))
     flags = ["--data.eval_batch_size", "2", "--trainer.limit_predict_batches", "2"]
     assert bench("predict", "--run", "run", "--data.path", "new.csv", *flags).status == 0
-    assert pd.read_csv("run/predictions.csv")["row"].tolist() == [0, 1, 2, 3]
+    assert pd.read_csv("run/predictions-new.csv")["row"].tolist() == [0, 1, 2, 3]
 
 
-def test_target_may_be_called_row() -> None:
-    spec = DataSpec(task="regression", targets=("row",), target_mean=(1.0,), target_std=(2.0,))
-    assert prediction_table(spec, torch.tensor([[3.0]]))["row"].tolist() == [7.0]
+def test_target_may_be_called_row(here: Path, bench: Bench) -> None:
+    write_numbers(here / "table.csv", 60, row=np.linspace(1, 2, 60).astype(object))
+    write_config(here / "config.yaml", target="row")
+    assert bench("fit", "--config", "config.yaml", "--run.dir", "run").status == 0
+    assert bench("predict", "--run", "run", "--id", "[row, a]").status == 0
+    found, table = pd.read_csv("run/predictions.csv"), pd.read_csv("table.csv").iloc
+    assert list(found) == ["row", "id(row)", "a", "true", "prediction"]
+    for name, column in {"id(row)": "row", "a": "a", "true": "row"}.items():
+        assert found[name].tolist() == table[found["row"]][column].tolist()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_scores_from_the_file_are_those_of_the_test(offset: float, here: Path, bench: Bench) -> None:
+    targets = {"y": np.linspace(0, 1, 60) ** 2 + offset, "z": np.linspace(3, 1, 60)}
+    write_numbers(here / "table.csv", 60, **{name: values.astype(object) for name, values in targets.items()})
+    write_config(here / "config.yaml", target="[y, z]")
+    for command in (["fit", "--config", "config.yaml", "--run.dir", "run"], ["test", "--run", "run"]):
+        assert bench(*command).status == 0
+    assert bench("predict", "--run", "run").status == 0
+    found = pd.read_csv("run/predictions.csv")
+    assert list(found) == ["row", "true(y)", "true(z)", "prediction(y)", "prediction(z)"]
+    np.testing.assert_array_equal(found["true(y)"], targets["y"][found["row"]])  # the cells themselves
+    errors = [found[f"true({name})"] - found[f"prediction({name})"] for name in targets]
+    rmse = np.mean([np.sqrt(np.mean(error**2)) for error in errors])
+    assert rmse == pytest.approx(json.loads((here / "run" / "test.json").read_text())["test/rmse"], rel=1e-5)
+
+
+def test_names_are_written_as_the_table_has_them(here: Path, bench: Bench) -> None:
+    frame = write_numbers(here / "table.csv", 60)
+    codes = [f"{row:05d}" for row in range(60)]
+    frame.assign(code=codes, y=["no", "yes"] * 30, prediction="x").to_csv("table.csv", index=False)
+    write_config(here / "config.yaml")
+    assert bench("fit", "--config", "config.yaml", "--data.drop", "[code]", "--run.dir", "run").status == 0
+    assert bench("predict", "--run", "run", "--id", "[code, prediction]").status == 0
+    found = pd.read_csv("run/predictions.csv", dtype={"code": str})
+    names = ["row", "code", "id(prediction)", "true", "prediction", "p(no)", "p(yes)"]
+    assert (list(found), found["code"].tolist()) == (names, [codes[row] for row in found["row"]])
+    assert found["true"].tolist() == [("no", "yes")[row % 2] for row in found["row"]]
+
+
+def test_truth_of_new_rows_is_written_where_it_is_known(here: Path, bench: Bench) -> None:
+    fit_and_predict(here, bench, "y", y=np.array(["no", "yes"] * 30, dtype=object))
+    frame = pd.read_csv("new.csv").assign(y=["yes", "", "maybe", "no", "no", "no", "no"])
+    frame.to_csv("half.csv", index=False)
+    assert bench("predict", "--run", "run", "--data.path", "half.csv", "--id", "a").status == 0
+    found = pd.read_csv("run/predictions-half.csv", keep_default_na=False)
+    assert list(found) == ["row", "a", "true", "prediction", "p(no)", "p(yes)"]
+    assert found["true"].tolist() == frame["y"].tolist()
+
+
+def test_precision_of_64_bits_reaches_the_file(here: Path, bench: Bench) -> None:
+    run, _ = fit_and_predict(here, bench, "y", y=np.linspace(1, 2, 60).astype(object))
+    assert bench("predict", "--run", "run", "--data.path", "new.csv", "--trainer.precision", "64-true").status == 0
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    train = np.linspace(1, 2, 60)[(checkpoint["TabularDataModule"]["state"]["split"] == 0).numpy()]
+    table = pd.read_csv("table.csv")[["a", "b"]][(checkpoint["TabularDataModule"]["state"]["split"] == 0).numpy()]
+    features = pd.read_csv("new.csv")
+    single = ((features - table.mean()) / table.std(ddof=0)).astype(np.float32).astype(np.float64)
+    back = single * table.std(ddof=0) + table.mean()  # features are rounded to float32 before the network
+    expected = logits_by_numpy(run, back)[:, 0] * train.std() + train.mean()
+    np.testing.assert_allclose(pd.read_csv(run / "predictions-new.csv")["prediction"], expected, rtol=1e-12)
+
+
+def test_rows_whose_prediction_is_not_finite_are_named() -> None:
+    spec = DataSpec(task="regression", numeric=("a", "b"), targets=("y",), target_mean=(0.0,), target_std=(1.0,))
+    part = Part(numeric=torch.tensor([[1.0, 2.0], [3.0, 1e38]]), ids=torch.tensor([4, 9]))
+    check_finite(spec, part, torch.zeros(2, 1))
+    line = "data.path: 1 of 2 predictions are not finite, first in row 10: column 'b' is 1e.38 there after scaling"
+    with pytest.raises(UserError, match=line):
+        check_finite(spec, part, torch.tensor([[1.0], [float("nan")]]))
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_half_a_probability_is_the_class_that_the_metrics_count(task: TaskName) -> None:
+    classes = ("no", "yes") if task == "binary" else ("a",)
+    spec = DataSpec(task=task, classes=classes, class_counts=(1,) * len(classes), targets=("a",))
+    logits, target = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    scores = metrics(spec)
+    scores.update(logits, target if task == "binary" else target.unsqueeze(1).float())
+    table = prediction_table(spec, logits.double())
+    assert table.iloc[0, 0] in (0, "no")
+    assert scores.compute()["accuracy"] == 1
 
 
 def test_scores_of_a_regression_say_their_unit_in_80_columns() -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 
 import lightning as L
 from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -48,7 +47,7 @@ class Burst:
         self.trainer, self.module = trainer, module
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self.passed_by = [callback.pass_by for callback in callbacks if hasattr(callback, "pass_by")]
-        listening = [part for part in callbacks if any(is_overridden(name, part) for name in STEP_HOOKS)]
+        listening = [part for part in callbacks if any(overrides(part, name) for name in STEP_HOOKS)]
         self._quiet = [*map(quiet_steps_of, listening), quiet_steps_of(module)]
 
     def steps(self, count: int) -> Iterator[None]:
@@ -83,6 +82,16 @@ class Burst:
             count = min(count, steps_till(every, total if trainer.check_val_every_n_epoch is None else done))
         count = count if most is None else min(count, most)
         return max(0, int(min([count - 1, *(quiet(trainer) for quiet in self._quiet if quiet is not None)])))
+
+
+def overrides(part: L.Callback | L.LightningModule | L.LightningDataModule, name: str) -> bool:
+    """Returns whether a hook is not exactly Lightning's own, empty one.
+
+    Lightning's `is_overridden` looks through `functools.wraps`, so that a decorated hook counts as the empty one; its
+    loop calls the hook all the same.
+    """
+    base = next(kind for kind in (L.Callback, L.LightningModule, L.LightningDataModule) if isinstance(part, kind))
+    return name in vars(part) or getattr(type(part), name) is not getattr(base, name)
 
 
 def quiet_steps_of(part: L.Callback | L.LightningModule) -> QuietSteps | None:

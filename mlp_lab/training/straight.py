@@ -15,26 +15,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.hooks import DataHooks
 from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.optimization.automatic import ClosureResult
+from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import DoublePrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.training.accumulation import window_weight
-from mlp_lab.training.burst import STEP_HOOKS, Burst
+from mlp_lab.training.burst import STEP_HOOKS, Burst, overrides
 from mlp_lab.training.heap import keep_freed_memory
 
 Hook = Callable[..., Any]
@@ -48,6 +50,8 @@ PASSED_BY = (
     "optimizer_zero_grad",
     "configure_gradient_clipping",
 )
+NO_LOSS = "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+NO_BATCH = "train_dataloader yielded None. If this was on purpose, ignore this warning..."
 PRECISIONS = (Precision, DoublePrecision, MixedPrecision)
 
 
@@ -95,23 +99,40 @@ class StraightModule(L.LightningModule):
         """Gives Lightning's path back."""
         leave(self.trainer)
 
+    def teardown(self, stage: str) -> None:
+        """Gives Lightning's path back, where training did not reach its end."""
+        leave(self.trainer)
+
 
 def can_go_straight(trainer: L.Trainer, module: StraightModule) -> bool:
     """Returns whether the training steps of this fit are of the common case."""
-    precision, data = trainer.precision_plugin, trainer.datamodule  # type: ignore[attr-defined]
-    return (
-        type(trainer.strategy) is SingleDeviceStrategy
-        and type(precision) in PRECISIONS
-        and getattr(precision, "scaler", None) is None
-        and type(trainer.profiler) is PassThroughProfiler  # type: ignore[attr-defined]
-        and module.automatic_optimization
-        and len(trainer.optimizers) == 1
-        and type(module).optimizer_step is StraightModule.optimizer_step
-        and not any(is_overridden(name, module) for name in PASSED_BY)
-        and not (data and is_overridden("on_before_batch_transfer", data))
-        and is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        and not is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True)
-    )
+    return reason_for_lightnings_loop(trainer, module) is None
+
+
+def reason_for_lightnings_loop(trainer: L.Trainer, module: StraightModule) -> str | None:
+    """Returns why Lightning's own loop takes the training steps of this fit; None where the straight path does."""
+    precision = trainer.precision_plugin
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    overridden = [name for name in PASSED_BY if overrides(module, name)]
+    if data is not None and overrides(data, "on_before_batch_transfer"):
+        overridden.append("on_before_batch_transfer")
+    reasons = {
+        f"strategy {type(trainer.strategy).__name__}": type(trainer.strategy) is not SingleDeviceStrategy,
+        f"precision {precision.precision}": type(precision) not in PRECISIONS or bool(getattr(precision, "scaler", 0)),
+        f"profiler {type(profiler).__name__}": type(profiler) is not PassThroughProfiler,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
+        "manual optimization": not module.automatic_optimization,
+        "not exactly one optimizer": len(trainer.optimizers) > 1,
+        "an optimizer_step of its own": type(module).optimizer_step is not StraightModule.optimizer_step
+        or "optimizer_step" in module.__dict__,
+        f"a hook of its own: {', '.join(overridden)}": bool(overridden),
+        "a training_step without batch_idx": not is_param_in_hook_signature(
+            module.training_step, "batch_idx", min_args=2
+        ),
+        "dataloader_iter": is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def go_straight(trainer: L.Trainer, module: StraightModule) -> None:
@@ -127,6 +148,15 @@ def leave(trainer: L.Trainer) -> None:
     for name in ("advance", "on_advance_end"):
         trainer.fit_loop.epoch_loop.__dict__.pop(name, None)
     os.environ[NVML_CHECK] = "1"
+
+
+class _NotRun(Enum):
+    """What a step has put out before its closure ran."""
+
+    NOT_RUN = 0
+
+
+NOT_RUN = _NotRun.NOT_RUN
 
 
 class StraightPath:
@@ -148,10 +178,17 @@ class StraightPath:
         self._transfers = list(_transfers(trainer, module))
         # A plain `Precision` has a context too, one that does nothing.
         self._context = None if type(trainer.precision_plugin) is Precision else trainer.precision_plugin
+        optimizer = trainer.optimizers[0]
+        self._own_zero_grad = type(optimizer).zero_grad is not Optimizer.zero_grad or "zero_grad" in vars(optimizer)
+        self._output: STEP_OUTPUT | _NotRun = NOT_RUN
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Does what `_TrainingEpochLoop.advance` does; its first step after a restart is left to it."""
         loop, trainer = self.loop, self.trainer
+        if trainer.lightning_module is not self.module:  # a fit that failed has left this path to the next module
+            leave(trainer)
+            loop.advance(data_fetcher)
+            return
         if loop.restarting or trainer.accumulate_grad_batches != 1:
             _TrainingEpochLoop.advance(loop, data_fetcher)
             return
@@ -163,13 +200,17 @@ class StraightPath:
         batch, index = self._next(data_fetcher)
         connector._first_loop_iter = connector._first_loop_iter is None
         results.batch, results.batch_size, results.dataloader_idx = batch, None, None
-        self._call("on_train_batch_start", batch, index)
-        progress.increment_started()
-        output = self._optimize(batch, index)
+        if batch is None:
+            loop._warning_cache.warn(NO_BATCH)
+            output = None
+        else:
+            self._call("on_train_batch_start", batch, index)
+            progress.increment_started()
+            output = self._optimize(batch, index)
         progress.increment_processed()
         self._update_schedules()
         if self._hooks["on_train_batch_end"]:
-            self._call("on_train_batch_end", _detached(output), batch, index)
+            self._call("on_train_batch_end", None if batch is None else _detached(output), batch, index)
         if results:  # something was logged by `self.log`
             connector.on_batch_end()
         results.batch = results.batch_size = None
@@ -185,12 +226,15 @@ class StraightPath:
         try:
             for _ in self._burst.steps(count):
                 batch, index = self._next(data_fetcher)
-                progress.increment_started()
-                if module.replay(batch, optimizing.step.total.completed + 1):
-                    optimizing.step.increment_by(1)
-                    optimizing.zero_grad.increment_by(1)
+                if batch is None:
+                    loop._warning_cache.warn(NO_BATCH)
                 else:
-                    self._optimize(batch, index)
+                    progress.increment_started()
+                    if module.replay(batch, optimizing.step.total.completed + 1):
+                        optimizing.step.increment_by(1)
+                        optimizing.zero_grad.increment_by(1)
+                    else:
+                        self._optimize(batch, index)
                 progress.increment_processed()
                 self._update_schedules()
                 for listener in self._burst.passed_by:
@@ -238,17 +282,28 @@ class StraightPath:
             _TrainingEpochLoop.on_advance_end(loop, data_fetcher)
 
     def _optimize(self, batch: Any, index: int) -> STEP_OUTPUT:
-        """Does what `_AutomaticOptimization.run` does: loss, gradients, optimizer step. Returns the step's output."""
+        """Does what `_AutomaticOptimization.run` does: loss, gradients, optimizer step. Returns the step's output.
+
+        Raises:
+            MisconfigurationException: The optimizer has not called its closure, so that nothing was trained.
+        """
         progress = self.loop.automatic_optimization.optim_progress.optimizer
         optimizer = self.trainer.optimizers[0]
         progress.step.increment_ready()
-        output: Any = optimizer.step(partial(self._closure, batch, index))  # type: ignore[arg-type]
+        optimizer.step(partial(self._closure, batch, index))  # type: ignore[arg-type]
         self.module.after_optimizer_step(progress.step.total.completed + 1)
         progress.step.increment_completed()
-        return cast(STEP_OUTPUT, output)
+        output, self._output = self._output, NOT_RUN
+        if isinstance(output, _NotRun):
+            name = type(optimizer).__name__
+            raise MisconfigurationException(
+                f"The closure hasn't been executed: {name}.step(closure) must call its closure, which takes gradients"
+            )
+        return output
 
     @torch.enable_grad()
-    def _closure(self, batch: Any, index: int) -> STEP_OUTPUT:
+    def _closure(self, batch: Any, index: int) -> Tensor | None:
+        """Returns the loss for the optimizer, without its graph; an optimizer may call this several times."""
         trainer, module = self.trainer, self.module
         progress = self.loop.automatic_optimization.optim_progress.optimizer.zero_grad
         optimizer = trainer.optimizers[0]
@@ -259,22 +314,30 @@ class StraightPath:
             with self._context.train_step_context():
                 output = module.training_step(batch, index)
         module.__dict__["_current_fx_name"] = None
+        self._output = output
         loss = output if isinstance(output, Tensor) else ClosureResult.from_training_step_output(output).closure_loss
+        if loss is None:  # a module may leave out a batch
+            Closure.warning_cache.warn(
+                "`training_step` returned `None`. If this was on purpose, ignore this warning..."
+            )
         progress.increment_ready()
         self._call("on_before_zero_grad", optimizer)
         progress.increment_started()
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                parameter.grad = None  # as `zero_grad` does, without its profiler record
+        if self._own_zero_grad:
+            optimizer.zero_grad()
+        else:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None  # as `zero_grad` does, without its profiler record
         progress.increment_completed()
-        if loss is not None:  # a module may leave out a batch
+        if loss is not None:
             self._call("on_before_backward", loss)
             loss.backward()  # type: ignore[no-untyped-call]
             self._call("on_after_backward")
         self._call("on_before_optimizer_step", optimizer)
         if trainer.gradient_clip_val:
             module.clip_gradients(optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
-        return output
+        return None if loss is None else loss.detach()
 
     def _call(self, name: str, *args: Any) -> None:
         """Calls a hook of those that have it, callbacks first, as Lightning does."""
@@ -293,7 +356,7 @@ def _detached(output: STEP_OUTPUT) -> dict[str, Any]:
 
 def _hook(part: L.Callback | L.LightningModule, name: str, *first: Any) -> Hook | None:
     """Returns a hook with the arguments that a callback's gets first, None for one that is empty."""
-    if not is_overridden(name, part):
+    if not overrides(part, name):
         return None
     hook: Hook = getattr(part, name)
     return partial(hook, *first) if isinstance(part, L.Callback) else hook

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import SimpleProfiler
@@ -19,6 +21,7 @@ import mlp_lab.training.straight as straight
 from mlp_lab import MLPModule, TabularDataModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
+from mlp_lab.training.straight import StraightModule
 
 HOOKS = [name for name in dir(L.Callback) if name.startswith("on_") and "exception" not in name]
 
@@ -210,6 +213,130 @@ def test_what_is_not_the_common_case_is_lightnings(case: dict[str, Any], straigh
     trainer, _, _ = fit(**case)
     assert trainer.global_step > 0
     assert not straight_steps
+
+
+class TwiceCalling(torch.optim.SGD):
+    """Calls its closure twice, returns something else, and zeroes gradients by itself."""
+
+    zeroed = 0
+
+    def step(self, closure: Any = None) -> float:
+        closure()
+        super().step(closure)
+        return 0.0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.zeroed += 1
+        super().zero_grad(set_to_none)
+
+
+class ClosureIgnoring(torch.optim.SGD):
+    def step(self, closure: Any = None) -> None:
+        super().step()
+
+
+def with_optimizer(optimizer: type[torch.optim.Optimizer], **settings: Any) -> type[MLPModule]:
+    class WithOptimizer(MLPModule):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return optimizer(self.parameters(), lr=0.1, **settings)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"loss": super().training_step(batch, batch_idx), "index": batch_idx}
+
+    return WithOptimizer
+
+
+class Wrapped(L.Callback):
+    """Its hook carries the name and code of the empty one, as `functools.wraps` leaves it."""
+
+    seen = 0
+
+    @functools.wraps(L.Callback.on_before_zero_grad)
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.seen += 1
+
+
+@pytest.mark.parametrize("kind", [with_optimizer(torch.optim.LBFGS, max_iter=3), with_optimizer(TwiceCalling)])
+def test_straight_path_unusual_optimizer_does_what_lightning_does(
+    kind: type[MLPModule], straight_steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, ours, recorded = fit(kind, callbacks=(wrapped := Wrapped(),))
+    assert len(straight_steps) == trainer.global_step > 0
+    monkeypatch.setattr(straight, "can_go_straight", lambda *_: False)
+    reference, theirs, expected = fit(kind, callbacks=(other := Wrapped(),))
+    assert repr(recorded.calls) == repr(expected.calls)
+    assert wrapped.seen == other.seen > trainer.global_step
+    assert getattr(trainer.optimizers[0], "zeroed", 0) == getattr(reference.optimizers[0], "zeroed", 0)
+    for one, another in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, another)
+
+
+@pytest.mark.parametrize("goes_straight", [True, False])
+def test_fit_optimizer_that_ignores_its_closure_raises(goes_straight: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not goes_straight:
+        monkeypatch.setattr(straight, "can_go_straight", lambda *_: False)
+    with pytest.raises(MisconfigurationException, match="closure hasn't been executed"):
+        fit(with_optimizer(ClosureIgnoring))
+
+
+class Boring(StraightModule):
+    """Sums its batches; a loader of its own may yield None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("goes_straight", [True, False])
+def test_fit_batch_of_none_is_passed_over_with_a_warning(goes_straight: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(L.Callback):
+        def __init__(self) -> None:
+            self.calls: list[Any] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *rest: Any) -> None:
+            self.calls.append((outputs is None, rest[0] is None, rest[1], trainer.global_step))
+
+    if not goes_straight:
+        monkeypatch.setattr(straight, "can_go_straight", lambda *_: False)
+    trainer = L.Trainer(**{**QUIET, "max_epochs": 1}, callbacks=[ends := Ends()])
+    batches = DataLoader([torch.ones(2), None, torch.ones(2)], batch_size=None)
+    with pytest.warns(UserWarning, match="yielded None"):
+        trainer.fit(Boring(), batches)
+    assert ends.calls == [(False, False, 0, 1), (True, True, 1, 1), (False, False, 2, 2)]
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_trainer_after_a_failed_fit_trains_the_module_it_is_given(step: int) -> None:
+    class Fails(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step > step:
+                raise ZeroDivisionError
+
+    class Plain(L.LightningModule):
+        training_step, configure_optimizers = Boring.training_step, Boring.configure_optimizers
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+    trainer = L.Trainer(**{**QUIET, "max_epochs": 1}, callbacks=[Fails()])
+    old, loader = Boring(), DataLoader(torch.ones(4, 2))
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(old, loader)
+    trainer.callbacks.pop()
+    before = copy.deepcopy(old.state_dict())
+    new = Plain()
+    weight = new.layer.weight.clone()
+    trainer.fit(new, loader)
+    assert not torch.equal(new.layer.weight, weight)
+    assert all(torch.equal(value, before[name]) for name, value in old.state_dict().items())
+    assert "advance" not in vars(trainer.fit_loop.epoch_loop)
 
 
 def test_nothing_is_left_after_a_fit_or_an_exception() -> None:

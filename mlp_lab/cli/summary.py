@@ -17,6 +17,7 @@ from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Block
 from mlp_lab.population.memory import free_bytes, mega, member_bytes
 from mlp_lab.training.module import LSUV_ROWS
+from mlp_lab.training.straight import reason_for_lightnings_loop
 
 if TYPE_CHECKING:
     from mlp_lab.cli.bench import BenchCLI
@@ -73,11 +74,13 @@ def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
     console.print(_table(rows, parameters, flops))
     states = _mega(BYTES * parameters * COPIES[name])
     activations = _mega(BYTES * batch * (sum(3 * width for width in mlp.widths) + mlp.linears[0].in_features))
+    reason = reason_for_lightnings_loop(cli.trainer, module)
     for head, words in (
         ("task", f"{spec.task}, loss {module.train_loss.loss.name}"),
         ("memory", f"{states} for weights, gradients and the state of {name}"),
         ("", f"about {activations} for activations at batch size {batch:,}"),
         ("step", f"about {3 * flops * batch / 1e6:,.1f} MFLOP: forward, and twice that backward"),
+        ("loop", f"Lightning's own, because of {reason}" if reason else "the fast training loop"),
     ):
         _print_line(console, head, words)
     if cli.replicates > 1:

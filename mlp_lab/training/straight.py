@@ -112,7 +112,7 @@ def can_go_straight(trainer: L.Trainer, module: StraightModule) -> bool:
 def reason_for_lightnings_loop(trainer: L.Trainer, module: StraightModule) -> str | None:
     """Returns why Lightning's own loop takes the training steps of this fit; None where the straight path does."""
     precision = trainer.precision_plugin
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = getattr(trainer, "datamodule", None)  # set by `fit`
     profiler = trainer.profiler  # type: ignore[attr-defined]
     overridden = [name for name in PASSED_BY if overrides(module, name)]
     if data is not None and overrides(data, "on_before_batch_transfer"):

@@ -47,12 +47,25 @@ def test_summary_fits_a_terminal_and_writes_nothing(table: Path, bench: Bench, m
     assert lines[1].split() == ["encoder", "→", "6", "columns", "side", "by", "side", "0", "0"]
     assert lines[2].split() == ["hidden", "1", "6", "→", "8", "layer,", "relu,", "dropout", "0.25", "72", "104"]
     assert lines[4].split() == ["total", str(6 * 8 + 8 + 16 + 8 + 1), str((2 * 6 + 1) * 8 + 17)]
-    assert lines[10].split() == ["predicted", "RMS", "of", "z", "RMS", "of", "a", "gradient", "×", "per", "layer"]
-    assert lines[11].split() == ["hidden", "1", "1", "0.707", "1", "–"]  # layer norm: z has size 1; relu halves squares
-    assert lines[12] == "signal  one hidden layer: no depth for a gradient to vanish over"
-    assert lines[13].startswith("        logits of size ")
+    assert lines[9] == "loop    the fast training loop"
+    assert lines[11].split() == ["predicted", "RMS", "of", "z", "RMS", "of", "a", "gradient", "×", "per", "layer"]
+    assert lines[12].split() == ["hidden", "1", "1", "0.707", "1", "–"]  # layer norm: z has size 1; relu halves squares
+    assert lines[13] == "signal  one hidden layer: no depth for a gradient to vanish over"
+    assert lines[14].startswith("        logits of size ")
     assert max(map(len, lines)) <= 80
     assert set(table.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--trainer.accumulate_grad_batches", "2"], "accumulate_grad_batches"),
+        (["--trainer.profiler", "simple"], "profiler SimpleProfiler"),
+    ],
+)
+def test_summary_names_what_needs_lightnings_loop(table: Path, bench: Bench, flags: list[str], reason: str) -> None:
+    answer = bench("summary", "--config", "config.yaml", *flags)
+    assert f"loop    Lightning's own, because of {reason}\n" in answer.out
 
 
 def test_summary_of_a_run_is_that_of_its_config(table: Path, bench: Bench, finished_run: Path) -> None:

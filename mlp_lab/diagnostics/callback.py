@@ -40,7 +40,8 @@ FIRST_GROUPS = ("updates",)  # of steps 2 to 10, what a learning rate far too hi
 class Diagnostics(L.Callback):
     """Measures gradients, updates, signals and units while a network trains, and says what is wrong with it.
 
-    Works with any LightningModule that holds an `MLP` and optimizes a mean loss. Values go to the module's `record`, or
+    Works with any LightningModule that optimizes a mean loss and holds an `MLP`, or a plain `nn.Sequential` of linear
+    layers, norms, activations and dropout (`mlp_lab.model.sequential`). Values go to the module's `record`, or
     to the trainer's loggers, under the number of optimizer steps that have been taken.
 
     Args:

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mlp_lab.diagnostics.gradients import LayerCapture
 from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP, Block
+from mlp_lab.model.sequential import SequentialMLP
 
 
 class Capture:
@@ -108,17 +109,25 @@ class Capture:
 def find_mlp(module: nn.Module) -> MLP:
     """Returns the MLP inside a module: a LightningModule, or what DDP or `torch.compile` have wrapped around it.
 
-    Where there are several, it is the one called `model`, else the first.
+    Where there are several, it is the one called `model`, else the first. Where there is none, it is a view of the
+    first `nn.Sequential` with a linear layer.
 
     Raises:
-        UserError: There is none.
+        UserError: There is neither, or the `nn.Sequential` holds what cannot be measured.
     """
-    model = getattr(module, "model", None)
-    for root in (model, module):
-        found = (part for part in root.modules() if isinstance(part, MLP)) if isinstance(root, nn.Module) else iter(())
-        if (mlp := next(found, None)) is not None:
-            return mlp
-    raise UserError(f"diagnostics: {type(module).__name__} holds no mlp_lab MLP; use one, or leave out the callback")
+    roots = [root for root in (getattr(module, "model", None), module) if isinstance(root, nn.Module)]
+    for root in roots:
+        for part in root.modules():
+            if isinstance(part, MLP):
+                return part
+    for root in roots:
+        for part in root.modules():
+            if isinstance(part, nn.Sequential) and any(isinstance(layer, nn.Linear) for layer in part.modules()):
+                return SequentialMLP(part)
+    raise UserError(
+        f"diagnostics: {type(module).__name__} holds no mlp_lab MLP, and no nn.Sequential with a Linear, that could be "
+        "measured; use one of them, or leave out the callback"
+    )
 
 
 class _Stance:

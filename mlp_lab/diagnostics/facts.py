@@ -9,16 +9,17 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mlp_lab.data.module import Part, TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.diagnostics.evidence import NAN, Facts
 from mlp_lab.errors import UserError
-from mlp_lab.model.mlp import MLP, NORMS, Block
+from mlp_lab.model.mlp import MLP, Block
 
 SAMPLE = 4096  # rows behind statistics of inputs and of constant predictions: a share is known to within 0.8%
+NORM_KINDS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
 OPTIMIZER_NAMES = {"SGD": "sgd", "Adam": "adam", "AdamW": "adamw", "RMSprop": "rmsprop", "Muon": "muon"}
 
 
@@ -55,7 +56,7 @@ def _of_network(mlp: MLP) -> dict[str, Any]:
         "widths": tuple(mlp.widths),
         "parameters": sum(one.numel() for one in mlp.parameters() if one.requires_grad),
         "activation": mlp.activation if first else "",
-        "norm": next((name for name, kind in NORMS.items() if first and type(first.norm) is kind), "none"),
+        "norm": next((name for name, kind in NORM_KINDS.items() if first and isinstance(first.norm, kind)), "none"),
         "residual": any(block.skip for block in blocks),
         "dropout": float(getattr(first.dropout, "p", 0.0)) if first else 0.0,
         "identical_rows": _numbers(one and not other for one, other in zip(same, zero, strict=False)),

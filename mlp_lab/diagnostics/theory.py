@@ -96,7 +96,7 @@ def why_not(mlp: MLP) -> str | None:
             return "theory does not apply: batch norm divides by a deviation over samples"
         if block.skip and block.norm is None:
             return "theory does not apply: skips without a norm correlate with gradients"
-        if isinstance(block.dropout, AlphaDropout):
+        if isinstance(block.dropout, AlphaDropout | nn.AlphaDropout):
             return "theory does not apply: alpha dropout shifts what it keeps"
     return None
 

@@ -217,7 +217,7 @@ def imported(path: str) -> Activation:
         raise _refused(path, "has parameters, which only prelu may have")
     if not callable(found):
         raise _refused(path, f"is of type {type(found).__name__}")
-    if fault := _fault(found):
+    if fault := why_no_activation(found):
         raise _refused(path, fault)
     return Activation(name=path, function=found, module=make, source=path)
 
@@ -229,26 +229,32 @@ def _refused(path: str, reason: str) -> UserError:
     )
 
 
-def _fault(function: Function) -> str:
-    """Says why a function cannot be an activation; nothing where it can."""
+def why_no_activation(function: Function, *, single: bool = True) -> str:
+    """Says why a function is no elementwise function that autograd differentiates; nothing where it is one.
+
+    Args:
+        function: what is tried, in float64 on the CPU.
+        single: whether it must take float32 too; a module in float64 does not.
+    """
     z = torch.linspace(-3, 3, 24, dtype=torch.float64)
     given = z.clone()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             a = function(given)
-            others = [function(z.view(4, 6)), function(z[:5]), function(z.flip(0)), function(z.float())]
+            others = [function(z.view(4, 6)), function(z[:5]), function(z.flip(0))]
+            others.append(function(z.float()) if single else others[-1])
             on_grid = function(_GRID.clone())
     except Exception as error:  # whatever the user's function raises
         return f"fails on a tensor ({type(error).__name__}: {error})".splitlines()[0]
     if not all(isinstance(one, Tensor) for one in (a, *others)):
         return f"returns a {type(a).__name__}, not a tensor"
-    table, part, flipped, single = others
+    table, part, flipped, other_type = others
     if not torch.equal(given, z):
         return "changes its input in place"
     if a.shape != z.shape or table.shape != (4, 6):
         return "changes the shape of its input"
-    if a.dtype != z.dtype or single.dtype != torch.float32:
+    if a.dtype != z.dtype or (single and other_type.dtype != torch.float32):
         return "changes the type of its input"
     pairs = ((table, a.view(4, 6)), (part, a[:5]), (flipped, a.flip(0)))
     if not all(_equal(one, other) for one, other in pairs):

@@ -211,3 +211,43 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(step: int, tmp_path: Pat
     late = [row for row in whole.read() if int(row["step"]) > step]
     again = [{name: row.get(name, "") for name in late[0]} for row in resumed.read()]
     assert again == late
+
+
+class Student(L.LightningModule):
+    """What a student writes: an `nn.Sequential` with the weights of a given MLP."""
+
+    def __init__(self, mlp: MLP) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        for block in mlp.blocks:
+            parts += [one for one in (block.linear, block.norm, nn.Tanh()) if isinstance(one, nn.Module)]
+        self.net = nn.Sequential(*parts, mlp.head)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("norm", ["none", "layer", "batch"])
+def test_sequential_of_a_user_is_measured_like_the_mlp_with_its_weights(norm: str) -> None:
+    found = []
+    for by_hand in (False, True):
+        torch.manual_seed(0)
+        module: Any = Own()
+        module.model = MLP(6, 3, depth=3, width=8, activation="tanh", norm=norm)
+        diagnostics = Diagnostics(every_n_steps=2)
+        trained = Student(module.model) if by_hand else module
+        fit(trained, loaders(), diagnostics, max_epochs=2)
+        assert not hooks(trained)
+        found.append(diagnostics.evidence)
+    mine, students = found
+    assert students.facts.norm == norm
+    assert (students.facts.activation, students.facts.widths) == ("tanh", (8, 8, 8))
+    assert len(students.steps) == len(mine.steps) > 5
+    for one, other in zip(students.steps + students.epochs, mine.steps + mine.epochs, strict=True):
+        assert_equal(one.values, other.values, 1e-5)

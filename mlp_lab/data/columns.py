@@ -1,6 +1,6 @@
 """What a table's columns are: numbers, dates, categories, or nothing a model can use; judged by training rows alone.
 
-Rows in messages are counted from 1 below the header.
+Messages name a cell as `origins.py` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlp_lab.data.origins import cell_of, table_of
+from mlp_lab.data.text_files import UNNAMED
 from mlp_lab.errors import UserError
+from mlp_lab.flags import flag
 
 ColumnKind = Literal["numeric", "date", "categorical", "dropped"]
 COLUMN_KINDS: tuple[str, ...] = get_args(ColumnKind)
@@ -72,10 +75,14 @@ def infer_columns(
     Raises:
         UserError: If columns have no value at all in the training rows.
     """
-    empty = [name for name in train.columns if name not in drop and train[name].isna().all()]
+    empty = [str(name) for name in train.columns if name not in drop and train[name].isna().all()]
+    empty = [name for name in empty if not name.startswith(UNNAMED)]  # which is dropped in any case
     if empty:
-        names = ", ".join(empty)
-        raise UserError(f"data.drop: no training row has a value in {names}; leave out with data.drop: [{names}]")
+        names = ", ".join(map(repr, empty))
+        raise UserError(
+            f"{table_of(train)} has no value in column(s) {names} in any training row; leave them out with "
+            f"{flag('data.drop', [*drop, *empty])}"
+        )
     declared: dict[str, ColumnKind] = dict.fromkeys(drop, "dropped")
     declared.update(dict.fromkeys(numeric, "numeric"))
     declared.update(dict.fromkeys(categorical, "categorical"))
@@ -131,7 +138,7 @@ def _parse_dates(texts: pd.Series) -> pd.Series:
 
 def _reason_to_drop(cells: pd.Series, distinct: int, keep_constant: bool, kind: ColumnKind) -> str:
     present = int(cells.notna().sum())
-    if str(cells.name).startswith("Unnamed: "):
+    if str(cells.name).startswith(UNNAMED):
         return "no name in the header"
     if distinct == 1 and present == len(cells) and not keep_constant:
         return "constant"
@@ -158,16 +165,14 @@ def _frequent(cells: pd.Series) -> str:
     return shown + (", …" if len(counts) > 3 else "")
 
 
-def to_numbers(
-    cells: pd.Series, *, stray: bool = False, date: bool = False, key: str = "data.path"
-) -> NDArray[np.float64]:
+def to_numbers(cells: pd.Series, *, stray: bool = False, date: bool = False, key: str = "") -> NDArray[np.float64]:
     """Returns a column as numbers, (N,) float64, NaN where missing.
 
     Args:
         cells: A plain column, (N,).
         stray: Count cells that are not numbers as missing.
         date: Read dates (ISO 8601 or datetime64) as seconds since 1970-01-01 UTC.
-        key: The config key that errors name.
+        key: The config key that errors name, by default the one that names the file.
 
     Raises:
         UserError: If a cell is no number (no date) or is infinite.
@@ -181,20 +186,18 @@ def to_numbers(
     wrong = (numbers.isna() & cells.notna()).to_numpy()
     if wrong.any() and not stray:
         what = "a date such as 2024-12-31" if date else "a number; leave it empty, or name it in data.missing_values"
-        raise UserError(f"{key}: column {cells.name!r}, {_first(cells, wrong)} is not {what}")
+        raise UserError(f"{_first(cells, wrong, key)} is not {what}")
     infinite = np.isinf(numbers.to_numpy())
     if infinite.any():
-        raise UserError(
-            f"{key}: column {cells.name!r}, {_first(cells, infinite)} is infinite; only finite numbers train"
-        )
+        raise UserError(f"{_first(cells, infinite, key)} is infinite; only finite numbers train")
     return np.asarray(numbers, dtype=np.float64)
 
 
-def _first(cells: pd.Series, mask: NDArray[np.bool_]) -> str:
-    """Names the first masked row and its cell."""
+def _first(cells: pd.Series, mask: NDArray[np.bool_], key: str) -> str:
+    """Names the first masked cell and its value."""
     place = int(mask.argmax())
     cell = cells.iloc[place]
-    return f"row {int(cells.index[place]) + 1}: {str(cell) if isinstance(cell, float) else repr(str(cell))}"
+    return f"{cell_of(cells, place, key)}: {str(cell) if isinstance(cell, float) else repr(str(cell))}"
 
 
 def to_text(cells: pd.Series) -> pd.Series:

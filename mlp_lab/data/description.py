@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from mlp_lab.data.columns import Column
-from mlp_lab.data.preprocessing import SCALINGS
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import Duplicates
 
+HEAD = 8
+"""Characters of a line's head, such as `target`, and the blank behind it."""
 MOST_ROWS = 40
 """Columns that are listed one by one; a wider table shows its first ones and counts the rest by kind."""
 MOST_CLASSES = 4
@@ -24,60 +27,80 @@ MOST_CLASSES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The facts of the page."""
+    """The facts of the page that are known once everything is fitted."""
 
-    label: str
-    """The file or the name of the table."""
     spec: DataSpec
     """What the model will know."""
-    columns: Sequence[Column]
-    """Every feature column, dropped ones too."""
-    inferred: bool
+    inferred: bool = False
     """Whether the task was inferred."""
     scaling: str
-    """Name of the scaling of numeric columns."""
+    """How numeric columns or pixels are scaled, in words; empty where there are none."""
     split: str
     """How the rows were split, in words."""
-    duplicates: Duplicates
-    """Exact copies across the parts."""
+    left_out: int = 0
+    """Training rows that `data.train_rows` leaves out."""
+    duplicates: Duplicates | None = None
+    """Exact copies across the parts, where they were counted."""
     unused: int = 0
     """Rows left out because their target is missing."""
+    batch_size: int
+    """Rows of a training batch, as asked for."""
+
+
+@rank_zero_only
+def print_columns(
+    label: str, columns: Sequence[Column], image_shape: Sequence[int] = (), console: Console | None = None
+) -> None:
+    """Prints the page's first part, on the first process only: what the table is, and what each column is taken for.
+
+    Args:
+        label: The file or the name of the table.
+        columns: Every feature column, dropped ones too.
+        image_shape: (height, width) where the columns are pixels, which are not listed.
+        console: Where to print; the terminal by default.
+    """
+    console = console or Console(highlight=False)
+    kinds = [column.kind for column in columns]
+    if image_shape and np.prod(image_shape) == len(columns) == kinds.count("numeric"):
+        _print_line(console, "data", f"{label}: images of {image_shape[0]} × {image_shape[1]} pixels")
+    else:
+        _print_line(console, "data", f"{label}, feature columns: {_counted(kinds)}")
+        console.print(_columns_table(columns))
 
 
 @rank_zero_only
 def print_description(description: Description, console: Console | None = None) -> None:
-    """Prints the page, on the first process only."""
+    """Prints the page's second part, on the first process only: scaling, target, rows, and what to know of them."""
     console = console or Console(highlight=False)
-    for part in _parts(description):
-        console.print(part)
+    for head, words in _lines(description):
+        _print_line(console, head, words)
 
 
-def _parts(description: Description) -> Iterator[RenderableType]:
+def _lines(description: Description) -> Iterator[tuple[str, str]]:
     spec = description.spec
-    if spec.image_shape:
-        height, width = spec.image_shape
-        yield _line("data", f"{description.label}: images of {height} × {width} pixels")
-    else:
-        kinds = _counted([column.kind for column in description.columns])
-        yield _line("data", f"{description.label}, feature columns: {kinds}")
-        yield _columns_table(description.columns)
-    if spec.numeric:
-        yield _line("scaling", f"{description.scaling}: {SCALINGS[description.scaling].words}")
-    yield _line("target", target_words(spec, inferred=description.inferred))
     train, val, test = spec.rows
-    yield _line("rows", f"{train:,} train, {val:,} validation, {test:,} test ({description.split})")
+    if description.scaling:
+        yield "scaling", description.scaling
+    yield "target", target_words(spec, inferred=description.inferred)
+    of = f" of {train + description.left_out:,}" if description.left_out else ""
+    yield "rows", f"{train:,}{of} train, {val:,} validation, {test:,} test ({description.split})"
+    if description.batch_size > train:
+        yield (
+            "note",
+            f"data.batch_size: {description.batch_size:,} is more than the {train:,} training rows; each step trains "
+            "on all of them",
+        )
     if description.unused:
-        yield _line("note", f"{description.unused:,} rows have no target and are left out")
-    if any(description.duplicates):
-        yield _line("note", duplicate_words(description.duplicates))
+        yield "note", f"{description.unused:,} rows have no target and are left out"
+    if description.duplicates and any(description.duplicates):
+        yield "note", duplicate_words(description.duplicates)
 
 
-def _line(head: str, words: str) -> RenderableType:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=7)
-    grid.add_column()
-    grid.add_row(Text(head, style="bold"), Text(words))
-    return grid
+def _print_line(console: Console, head: str, words: str) -> None:
+    """Prints words behind a head, and beneath one another where they need several lines."""
+    lines = wrap(words, max(console.width - HEAD, 20), break_long_words=False, break_on_hyphens=False)
+    text = Text(head.ljust(HEAD), style="bold").append(f"\n{' ' * HEAD}".join(lines), style="not bold")
+    console.print(text, soft_wrap=True)
 
 
 def _counted(kinds: Sequence[str]) -> str:
@@ -134,11 +157,24 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
 
 
 @rank_zero_only
-def print_fitted(label: str, rows: Mapping[str, int], no_target: str, console: Console | None = None) -> None:
-    """Prints what is served of a table that is prepared as a checkpoint says."""
+def print_fitted(label: str, rows: Mapping[str, int], no_target: str = "", console: Console | None = None) -> None:
+    """Prints what is served of data that is prepared as a checkpoint says, on the first process only.
+
+    Args:
+        label: The file or the name of the data.
+        rows: By part; a new table serves the same rows as several parts.
+        no_target: Why the rows of a new table can be predicted alone; empty where they can be tested too.
+        console: Where to print; the terminal by default.
+    """
     console = console or Console(highlight=False)
-    counts = ", ".join(f"{count:,} {name}" for name, count in rows.items())
-    console.print(_line("data", f"{label}, prepared as in the run"))
-    console.print(_line("rows", counts))
+    _print_line(console, "data", f"{label}, prepared as in the run")
+    if "predict" in rows:
+        judged = rows.get("test", 0)
+        some = f", {judged:,} of them with their target" if 0 < judged < rows["predict"] else ""
+        words = f"{rows['predict']:,} new{some}"
+    else:
+        names = {"val": "validation"}
+        words = ", ".join(f"{count:,} {names.get(part, part)}" for part, count in rows.items())
+    _print_line(console, "rows", words)
     if no_target:
-        console.print(_line("note", no_target))
+        _print_line(console, "note", no_target)

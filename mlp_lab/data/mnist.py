@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from mlp_lab.data.augmentation import Augmentation, distort
+from mlp_lab.data.columns import Column
+from mlp_lab.data.description import Description, print_columns, print_description, print_fitted
 from mlp_lab.data.image_sources import SOURCES, Images, read_images
 from mlp_lab.data.loader import Batch
-from mlp_lab.data.module import Loaded, Part, TensorDataModule
+from mlp_lab.data.module import Loaded, Part, TensorDataModule, check_train_rows
 from mlp_lab.data.spec import DataSpec
-from mlp_lab.data.splits import PARTS, TEST, TRAIN, split_rows
+from mlp_lab.data.splits import PARTS, TEST, TRAIN, UNUSED, split_rows, training_subset
 from mlp_lab.errors import UserError, unknown
 
 UNCHANGED = Augmentation()
@@ -32,9 +34,11 @@ class MNISTDataModule(TensorDataModule):
         dataset: DatasetName = "mnist",
         root: str | None = None,
         val_fraction: float = 0.1,
+        train_rows: int | None = None,
         normalize: bool = True,
         augment: Augmentation = UNCHANGED,
         download: bool = True,
+        verbose: bool = True,
         batch_size: int = 128,
         eval_batch_size: int = 4096,
         seed: int | None = None,
@@ -48,11 +52,14 @@ class MNISTDataModule(TensorDataModule):
             root: Folder that holds torchvision's layout, `<root>/MNIST/raw/train-images-idx3-ubyte` (or `.gz`); by
                 default `$MLP_LAB_DATA`, else `data`.
             val_fraction: Share of the published training images kept for validation, 0 to below 1, stratified.
+            train_rows: Train on so many of the training images alone, >= 1: a fixed, seeded draw, stratified, that
+                contains every smaller one. Validation and test images stay.
             normalize: Subtract the mean and divide by the standard deviation of the training pixels; else pixels are
                 in [0, 1].
             augment: How far training images are distorted, anew in each batch; not at all by default.
             download: Download the files where they are absent.
-            batch_size: Rows of a training batch over all processes, >= 1.
+            verbose: Print what was read and how it is used.
+            batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
             eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
             seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
             drop_last: Leave out the last training batch of an epoch where it is not full.
@@ -65,12 +72,15 @@ class MNISTDataModule(TensorDataModule):
             raise unknown("data.dataset", dataset, SOURCES)
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction: {val_fraction} is outside 0 to below 1")
+        check_train_rows(train_rows)
         self.dataset = dataset
         self.root = Path(root or os.environ.get("MLP_LAB_DATA") or "data")
         self.val_fraction = val_fraction
+        self.train_rows = train_rows
         self.normalize = normalize
         self.augment = augment
         self.download = download
+        self.verbose = verbose
 
     def _load(self) -> Loaded:
         source = SOURCES[self.dataset]
@@ -92,8 +102,26 @@ class MNISTDataModule(TensorDataModule):
             rows=(parts["train"].rows, parts["val"].rows, parts["test"].rows),
             fingerprint=images.fingerprint,
         )
+        if self.verbose:
+            self._describe(spec, state)
         is_new = (saved := self._saved()) is not None and saved["spec"]["fingerprint"] != images.fingerprint
         return Loaded(spec=spec, parts=parts, state=state, source=self.dataset, is_new=is_new)
+
+    def _describe(self, spec: DataSpec, state: Mapping[str, Any]) -> None:
+        if self.fitted is not None:
+            print_fitted(self.dataset, dict(zip(PARTS, spec.rows, strict=True)))
+            return
+        print_columns(self.dataset, [Column(name=name, kind="numeric") for name in spec.numeric], spec.image_shape)
+        units = f"mean {state['pixel_mean']:.4f}, standard deviation {state['pixel_std']:.4f} of the training pixels"
+        print_description(
+            Description(
+                spec=spec,
+                scaling=f"normalize: by {units}" if self.normalize else "none: pixels from 0 to 1",
+                split=f"stratified by class, seed {self.resolved_seed}; test rows as published",
+                left_out=int((state["split"] == UNUSED).sum()),
+                batch_size=self.batch_size,
+            )
+        )
 
     def _fit(self, images: Images) -> dict[str, Any]:
         """Draws the split and measures the training pixels."""
@@ -105,6 +133,11 @@ class MNISTDataModule(TensorDataModule):
             classes=SOURCES[self.dataset].classes,
             key="data.val_fraction",
         )
+        if self.train_rows is not None:
+            places = (codes == TRAIN).nonzero().flatten()  # (K,)
+            labels = images.train_labels[places]
+            kept = training_subset(len(places), self.train_rows, seed=self.resolved_seed, labels=labels)
+            codes[places[~kept]] = UNUSED
         mean, std = pixel_statistics(images.train[codes == TRAIN]) if self.normalize else (0.0, 1.0)
         split = torch.cat([codes, torch.full((len(images.test),), TEST, dtype=torch.uint8)])
         return {"split": split, "pixel_mean": mean, "pixel_std": std}

@@ -80,7 +80,7 @@ class TensorDataModule(LightningDataModule):
         """Takes what all data modules have in common.
 
         Args:
-            batch_size: Rows of a training batch over all processes, >= 1; the training rows make it full-batch.
+            batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
             eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
             seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
             drop_last: Leave out the last training batch of an epoch where it is not full.
@@ -108,6 +108,11 @@ class TensorDataModule(LightningDataModule):
     def resolved_seed(self) -> int:
         """The seed of split and shuffling: `data.seed`, else the run's `seed_everything`, else 0."""
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    @property
+    def train_batch_size(self) -> int:
+        """Rows of a full training batch: `batch_size`, or all training rows where there are no more."""
+        return min(self.batch_size, self.part("train").rows)
 
     @property
     def loaded(self) -> Loaded:
@@ -183,13 +188,7 @@ class TensorDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TensorLoader:
         """Returns shuffled training batches; under `overfit_batches` those of the first epoch, again and again."""
-        part = self.part("train")
-        if self.batch_size > part.rows:
-            raise UserError(
-                f"data.batch_size: {self.batch_size} is larger than the {part.rows} training rows; "
-                f"{part.rows} trains on all rows at once"
-            )
-        return self._loader(part, batch_size=self.batch_size, training=True)
+        return self._loader(self.part("train"), batch_size=self.train_batch_size, training=True)
 
     def val_dataloader(self) -> TensorLoader:
         """Returns the validation rows in their own order."""
@@ -260,6 +259,12 @@ class TensorDataModule(LightningDataModule):
                 raise UserError(f"data: its {what} is {value}, the checkpoint's {saved}; resume on the same rows")
         if self.spec != DataSpec.from_dict(state_dict["spec"]):
             raise UserError("data: columns or scaling differ from the checkpoint's; resume with the same data settings")
+
+
+def check_train_rows(rows: int | None) -> None:
+    """Refuses a `data.train_rows` below 1; whether there are as many is known once the split is."""
+    if rows is not None and rows < 1:
+        raise UserError(f"data.train_rows: {rows} must be 1 or more")
 
 
 def _epochs_done(trainer: Trainer) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlp_lab.data.module import Part
+from mlp_lab.data.origins import row_numbers
 from mlp_lab.data.preprocessing import Preprocessor, quantile_edges
 from mlp_lab.data.sources import Source
 from mlp_lab.data.spec import DataSpec
@@ -24,8 +25,8 @@ def take_rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:
 
 
 def row_ids(frame: pd.DataFrame) -> Tensor:
-    """Returns the row numbers of a table, its index, (N,) int64."""
-    return torch.from_numpy(frame.index.to_numpy(dtype=np.int64, copy=True))  # (N,)
+    """Returns the number of each row in its own table, (N,) int64."""
+    return torch.from_numpy(row_numbers(frame))  # (N,)
 
 
 def split_parts(frame: pd.DataFrame, codes: Tensor, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
@@ -47,13 +48,16 @@ def with_cells(
     Args:
         parts: The parts by name.
         cells: Rows of the source with the columns `names` and those target columns that the source has.
-        codes: Split code of every row of `cells`, (N,); None where every part holds all rows.
+        codes: Split code of every row of `cells`, (N,); None where the parts' `ids` say which rows they hold.
         names: Columns that name the rows.
         target: The fitted target.
     """
     kept = {}
     for name, part in parts.items():
-        rows = cells if codes is None else take_rows(cells, codes, PARTS.index(name))
+        if codes is None:
+            rows = cells if part.ids is None else cells.iloc[part.ids.numpy()]
+        else:
+            rows = take_rows(cells, codes, PARTS.index(name))
         kept[name] = replace(part, names=rows[list(names)], truth=target.truth(rows))
     return kept
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlp_lab.data.columns import Column, to_numbers, to_text
+from mlp_lab.data.origins import cell_of, table_of
 from mlp_lab.errors import UserError, unknown
 
 Matrix = NDArray[np.float64]
@@ -196,7 +197,7 @@ class Preprocessor:
         absent = [name for name in (*self.numeric, *self.categorical) if name not in frame.columns]
         if absent:
             names = ", ".join(map(repr, absent))
-            raise UserError(f"data.path: the table lacks column(s) {names}, which the model was trained on")
+            raise UserError(f"{table_of(frame)} lacks column(s) {names}, which the model was trained on")
         codes = [self._codes(frame[name], levels) for name, levels in zip(self.categorical, self.levels, strict=True)]
         return self._scaled(frame), torch.from_numpy(np.stack(codes, axis=1)) if codes else None
 
@@ -224,10 +225,10 @@ class Preprocessor:
         """Refuses values that are finite in their column's unit and not after scaling, in float32."""
         row, column = (~np.isfinite(features)).nonzero()
         if len(row):
-            name, cells = self.numeric[column[0]], frame[self.numeric[column[0]]]
+            cells = frame[self.numeric[column[0]]]
             raise UserError(
-                f"data.path: column {name!r}, row {int(frame.index[row[0]]) + 1}: {cells.iloc[row[0]]} is too large "
-                f"after scaling ({self.scaling}); correct it, or leave it empty"
+                f"{cell_of(cells, row[0])}: {cells.iloc[row[0]]} is too large after scaling ({self.scaling}); "
+                "correct it, or leave it empty"
             )
 
     @staticmethod

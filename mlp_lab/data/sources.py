@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlp_lab.data.origins import Origin, table_of
 from mlp_lab.data.spec import TaskName
 from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, plain_columns, read_table
 from mlp_lab.errors import UserError, unknown
@@ -72,24 +73,34 @@ class Source:
     label: str
     """What to call it: the file or the name."""
     frames: tuple[pd.DataFrame, ...]
-    """One or two tables of plain columns."""
+    """One or two tables as they were read, indexed by where each row stands (see `origins.py`)."""
     fingerprints: tuple[str, ...]
     """Shortened SHA-256 of each."""
+    missing_values: tuple[str, ...] = MISSING_VALUES
+    """Cells of text that mean 'missing', besides empty and blank ones."""
     named: NamedTable | None = None
     """The record of a named table."""
 
-    def joined(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Returns these columns of all rows; the rows of each table keep their own numbers.
+    def joined(self, columns: Sequence[str], drop: Sequence[str] = ()) -> pd.DataFrame:
+        """Returns these columns of all rows, plain (see `tables.py`); the others may hold anything.
+
+        Args:
+            columns: Names, without repetition.
+            drop: Columns that were left out by `data.drop`, for the advice in an error.
 
         Raises:
-            UserError: If a table lacks one of them.
+            UserError: If a table lacks one of them, or one is not made of numbers and words.
         """
-        for key, frame in zip(("data.path", "data.test_path"), self.frames, strict=False):
-            absent = [name for name in columns if name not in frame.columns]
-            if absent:
-                raise UserError(f"{key}: the table lacks column(s) {', '.join(map(repr, absent))}")
-        tables = [frame[list(columns)] for frame in self.frames]
-        return tables[0] if len(tables) == 1 else plain_columns(pd.concat(tables))
+        tables = [self.plain(index, columns, drop) for index in range(len(self.frames))]
+        return tables[0] if len(tables) == 1 else plain_columns(pd.concat(tables), self.missing_values, drop)
+
+    def plain(self, index: int, columns: Sequence[str], drop: Sequence[str] = ()) -> pd.DataFrame:
+        """Returns these columns of one table; see `joined`."""
+        frame = self.frames[index]
+        absent = [name for name in columns if name not in frame.columns]
+        if absent:
+            raise UserError(f"{table_of(frame)} lacks column(s) {', '.join(map(repr, absent))}")
+        return plain_columns(frame[list(columns)], self.missing_values, drop)
 
 
 def read_source(
@@ -122,17 +133,22 @@ def read_source(
             raise UserError(
                 f"data.test_path: {test_path!r} does not go with the bundled table {name!r}; give data.path"
             )
+        frame.index = Origin(key="data.dataset", label=str(name)).index(len(frame))
         return Source(label=str(name), frames=(frame,), fingerprints=(fingerprint,), named=named)
     files = named_files(str(name), root) if named else (Path(str(path)),)
-    keys = ["data.path", "data.test_path"]
+    keys = ("data.dataset", "data.dataset") if named else ("data.path", "data.test_path")
     if test_path:
-        files = (files[0], Path(test_path))
-    frames = tuple(
-        read_table(file, missing_values=missing_values, text=text, key=key)
-        for file, key in zip(files, keys, strict=False)
+        files, keys = (files[0], Path(test_path)), (keys[0], "data.test_path")
+    return Source(
+        label=str(name or path),
+        frames=tuple(
+            read_table(file, missing_values=missing_values, text=text, key=key)
+            for file, key in zip(files, keys, strict=False)
+        ),
+        fingerprints=tuple(file_fingerprint(file) for file in files),
+        missing_values=tuple(missing_values),
+        named=named,
     )
-    prints = tuple(file_fingerprint(file) for file in files)
-    return Source(label=str(name or path), frames=frames, fingerprints=prints, named=named)
 
 
 def named_table(name: str) -> NamedTable:

@@ -1,14 +1,14 @@
 """Which rows train, validate and test: pure functions of labels, ratios and a seed.
 
-A split is one uint8 code per row, (N,): 0 train, 1 val, 2 test. It is saved with the run, so that a later `test` reads
-the very rows that training never saw, and hashed, so that two runs can be compared.
+A split is one uint8 code per row, (N,): 0 train, 1 val, 2 test, 255 none. It is saved with the run, so that a later
+`test` reads the very rows that training never saw, and hashed, so that two runs can be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,8 @@ from mlp_lab.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
 PARTS: tuple[str, ...] = ("train", "val", "test")
+UNUSED = 255
+"""Code of a row that is in no part: its target is missing, or `data.train_rows` leaves it out."""
 
 # What people write in a split column, in lower case.
 SPELLINGS: dict[str, int] = {
@@ -130,22 +132,78 @@ def _quotas(sizes: Tensor, share: float) -> Tensor:
 def _assign(strata: Tensor, sizes: Tensor, quotas: Tensor, *, seed: int) -> Tensor:
     """Shuffles the rows and gives each class's first ones to val, its next ones to test, and the rest to train."""
     order = torch.randperm(len(strata), generator=torch.Generator().manual_seed(seed))  # (N,)
-    order = order[strata[order].argsort(stable=True)]  # grouped by class, shuffled within
-    starts = sizes.cumsum(0) - sizes  # (C,)
-    grouped = strata[order]  # (N,)
-    place = torch.arange(len(strata)) - starts[grouped]  # (N,) rank of the row within its class
-    val, test = quotas[:, grouped]  # (N,) each
+    order, place = _ranks(order, strata, sizes)  # (N,) each
+    val, test = quotas[:, strata[order]]  # (N,) each
     codes = torch.empty(len(strata), dtype=torch.uint8)
     codes[order] = torch.where(place < val, VAL, torch.where(place < val + test, TEST, TRAIN)).to(torch.uint8)
     return codes
 
 
-def split_from_column(values: Sequence[object], *, column: str) -> Tensor:
+def training_subset(
+    rows: int, keep: int, *, seed: int, labels: Tensor | None = None, key: str = "data.train_rows"
+) -> Tensor:
+    """Draws which training rows a smaller training set keeps.
+
+    The rows are put in one order, of which any number of first rows is kept, so that a larger subset contains every
+    smaller one. With labels, the first rows are one of each class; then each class is spread evenly over the order, so
+    that `keep` rows hold its share of them, rounded up or down.
+
+    Args:
+        rows: Number of training rows, M.
+        keep: How many of them to keep, at least one and one of each class.
+        seed: Seed of the draw, >= 0.
+        labels: Class codes, (M,) int64, >= 0; None for a draw without classes.
+        key: The config key to blame.
+
+    Returns:
+        Whether each row is kept, (M,) bool.
+
+    Raises:
+        UserError: If there are fewer rows than that, or more classes.
+    """
+    if keep > rows:
+        raise UserError(f"{key}: {keep} is more than the {rows} training rows; use at most {rows}, or leave it out")
+    strata = torch.zeros(rows, dtype=torch.int64) if labels is None else labels  # (M,)
+    sizes = torch.bincount(strata)  # (C,)
+    if keep < (classes := int((sizes > 0).sum())):
+        raise UserError(f"{key}: {keep} is fewer than the {classes} classes; use at least {classes}")
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))  # (M,)
+    grouped, rank = _ranks(order, strata, sizes)  # (M,) each
+    position = (rank + 0.5) / sizes[strata[grouped]]  # (M,) within 0 .. 1
+    position[rank == 0] = 0
+    shuffled = torch.empty(rows, dtype=torch.int64)
+    shuffled[order] = torch.arange(rows)  # ties between classes are in the order of the draw
+    first = grouped[torch.from_numpy(np.lexsort((shuffled[grouped].numpy(), position.numpy())))]
+    kept = torch.zeros(rows, dtype=torch.bool)
+    kept[first[:keep]] = True
+    return kept
+
+
+def _ranks(order: Tensor, strata: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Groups shuffled rows by class and numbers them within it.
+
+    Args:
+        order: Rows in a drawn order, (N,).
+        strata: Class of each row, (N,).
+        sizes: Rows of each class, (C,).
+
+    Returns:
+        The rows grouped by class, in the drawn order within, (N,), and the rank of each within its class, (N,).
+    """
+    grouped = order[strata[order].argsort(stable=True)]  # (N,)
+    starts = sizes.cumsum(0) - sizes  # (C,)
+    return grouped, torch.arange(len(order)) - starts[strata[grouped]]
+
+
+def split_from_column(
+    values: Sequence[object], *, column: str, place: Callable[[int], str] = lambda row: f"row {row + 1}"
+) -> Tensor:
     """Reads the split from a column of the table.
 
     Args:
         values: What the column says of each row, (N,): `train`, `val` or `test`, in a usual spelling and any case.
         column: The column's name, for the error text.
+        place: What the error text calls a row, by its number from 0.
 
     Returns:
         Codes, (N,) uint8.
@@ -158,7 +216,7 @@ def split_from_column(values: Sequence[object], *, column: str) -> Tensor:
         code = SPELLINGS.get(str(value).strip().lower())
         if code is None:
             raise UserError(
-                f"data.split_column: {column!r} has {value!r} in row {row + 1}; accepted: {', '.join(SPELLINGS)}"
+                f"data.split_column: {column!r} has {value!r} in {place(row)}; accepted: {', '.join(SPELLINGS)}"
             )
         codes[row] = code
     for part, name in ((TRAIN, "training"), (VAL, "validation")):

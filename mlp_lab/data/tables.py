@@ -6,31 +6,30 @@ a message is a line of the file, counted from 1.
 
 from __future__ import annotations
 
-import bz2
-import csv
-import gzip
 import hashlib
-import io
 import lzma
 import re
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
+import numpy as np
 import pandas as pd
 import pyarrow
+import pyarrow.parquet
 
+from mlp_lab.data.origins import Origin, table_of
+from mlp_lab.data.text_files import COMPRESSIONS, TEXT_SUFFIXES, UNNAMED, open_text, read_header, refuse_short_rows
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.flags import flag
 
 MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "<NA>")
 """Cells that mean 'missing', besides the empty and the blank ones, which always do."""
-TEXT_SUFFIXES: tuple[str, ...] = (".csv", ".tsv", ".txt")
 PARQUET_SUFFIXES: tuple[str, ...] = (".parquet", ".pq")
-COMPRESSIONS: tuple[str, ...] = (".gz", ".bz2", ".xz", ".zip")
 
 
 def read_table(
@@ -40,7 +39,7 @@ def read_table(
     text: Sequence[str] = (),
     key: str = "data.path",
 ) -> pd.DataFrame:
-    """Reads a table into plain columns.
+    """Reads a table; `plain_columns` then makes the columns that are needed plain.
 
     Args:
         path: A .csv, .tsv or .txt file (also .gz, .bz2, .xz, .zip; the separator is taken from the header) or a
@@ -50,7 +49,7 @@ def read_table(
         key: The config key that errors name.
 
     Returns:
-        The frame, with rows numbered from 0 and stripped, distinct column names.
+        The frame, with stripped, distinct column names; its index says of each row where it stands (see `origins.py`).
 
     Raises:
         UserError: The file is missing, empty, unreadable or of an unknown type; a row has too many or too few cells;
@@ -59,24 +58,42 @@ def read_table(
     file = _existing_file(Path(path), key)
     with _one_line_errors(file, key):
         if file.suffix.lower() in PARQUET_SUFFIXES:
-            frame = pd.read_parquet(file)
-            frame.columns = pd.Index(_distinct([str(name) for name in frame.columns], file, key))
+            frame = _read_parquet(file, key)
         else:
             frame = _read_text(file, missing_values, text, key)
-    if frame.empty:
+    if not len(frame):
         raise UserError(f"{key}: {file} has no rows below its header")
-    return plain_columns(frame.reset_index(drop=True), missing_values, key)
+    origin = Origin(key=key, label=str(file), text=file if is_text(file) else None)
+    frame.index = origin.index(len(frame))
+    return frame
+
+
+def is_text(path: Path) -> bool:
+    """Says whether a table file holds text, packed or not."""
+    return path.suffix.lower() not in PARQUET_SUFFIXES
 
 
 def plain_columns(
-    frame: pd.DataFrame, missing_values: Sequence[str] = MISSING_VALUES, key: str = "data.path"
+    frame: pd.DataFrame, missing_values: Sequence[str] = MISSING_VALUES, drop: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Returns the frame with every column plain (see the top of the file).
 
+    Args:
+        frame: As it was read, the columns that are needed.
+        missing_values: Cells of text that mean 'missing', besides empty and blank ones.
+        drop: Columns that have been left out already; the advice to leave out more repeats them.
+
     Raises:
-        UserError: A column holds lists, bytes or something else that a table of numbers and words does not.
+        UserError: Columns hold lists, bytes or something else that a table of numbers and words does not.
     """
-    return pd.DataFrame({name: _plain(frame[name], missing_values, key) for name in frame.columns}, index=frame.index)
+    odd = {str(name): what for name in frame.columns if (what := _odd_cells(frame[name]))}
+    if odd:
+        columns = ", ".join(f"{name!r} ({what})" for name, what in odd.items())
+        raise UserError(
+            f"{table_of(frame)} has cells that are neither numbers nor words in column(s) {columns}; leave them out "
+            f"with {flag('data.drop', [*drop, *odd])}"
+        )
+    return pd.DataFrame({name: _plain(frame[name], missing_values) for name in frame.columns}, index=frame.index)
 
 
 def file_fingerprint(path: str | Path) -> str:
@@ -96,9 +113,8 @@ def _existing_file(path: Path, key: str) -> Path:
         hint = f" (did you mean {path.parent / guess}?)" if guess else f" (looked from {Path.cwd()})"
         raise UserError(f"{key}: {path} does not exist{hint}")
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    inner = suffixes[-2:-1] if suffixes and suffixes[-1] in COMPRESSIONS else suffixes[-1:]
-    is_parquet = bool(suffixes) and suffixes[-1] in PARQUET_SUFFIXES
-    if not is_parquet and not set(inner) & set(TEXT_SUFFIXES):
+    inner = suffixes[-2:-1] if suffixes and suffixes[-1] in COMPRESSIONS else suffixes[-1:]  # a ZIP file says itself
+    if not {*inner, *suffixes[-1:]} & {*TEXT_SUFFIXES, *PARQUET_SUFFIXES, ".zip"}:
         raise UserError(f"{key}: {path.name} is of an unknown type; accepted: {_accepted()}")
     if path.stat().st_size == 0:
         raise UserError(f"{key}: {path} is empty")
@@ -124,7 +140,7 @@ def _one_line_errors(path: Path, key: str) -> Iterator[None]:
         raise UserError(f"{key}: {path} is not a readable Parquet file ({str(error).splitlines()[0]})") from error
     except PermissionError as error:
         raise UserError(f"{key}: {path} may not be read by you (permission denied)") from error
-    except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except (EOFError, OSError, NotImplementedError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{key}: {path} cannot be unpacked or read ({error}); is it complete?") from error
 
 
@@ -140,12 +156,13 @@ def _parser_words(message: str) -> str:
 
 
 def _read_text(path: Path, missing_values: Sequence[str], text: Sequence[str], key: str) -> pd.DataFrame:
-    separator, names = _header(path, key)
-    with warnings.catch_warnings():
+    header = read_header(path, key)
+    names = _distinct(header.names, path, key)
+    with warnings.catch_warnings(), open_text(path, key) as stream:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas only warns when it cuts rows off
         frame = pd.read_csv(
-            path,
-            sep=separator,
+            stream,
+            sep=header.separator,
             header=0,
             names=names,
             index_col=False,
@@ -154,60 +171,34 @@ def _read_text(path: Path, missing_values: Sequence[str], text: Sequence[str], k
             keep_default_na=False,
             skipinitialspace=True,
             low_memory=False,
-            encoding="utf-8-sig",
         )
-    if len(names) > 1 and frame[names[-1]].isna().any():  # pandas fills a short row up with missing cells
-        _refuse_short_rows(path, separator, len(names), key)
+    named = [name for name, written in zip(names, header.names, strict=True) if written]
+    if len(names) > 1 and named and frame[named[-1]].isna().any():  # pandas fills a short row up with missing cells
+        refuse_short_rows(path, header, key)
     return frame
 
 
-def _header(path: Path, key: str) -> tuple[str, list[str]]:
-    """Returns the separator and the column names of a text table."""
-    with _open_text(path) as stream:
-        first = next((line for line in stream if line.strip()), "")
-    if not first:
-        raise UserError(f"{key}: {path} is empty")
-    counts = {separator: first.count(separator) for separator in ("\t", ",", ";", "|")}
-    separator = max(counts, key=lambda candidate: counts[candidate]) if any(counts.values()) else ","
-    names = next(csv.reader([first], delimiter=separator, skipinitialspace=True))
-    if all(re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", name) for name in names):
-        raise UserError(f"{key}: {path} has no header: its first line ({first.strip()[:40]}) holds only numbers")
-    return separator, _distinct(names, path, key)
+def _read_parquet(path: Path, key: str) -> pd.DataFrame:
+    """Reads a Parquet file by its own types: pandas' metadata may name types that pandas cannot rebuild, such as lists.
+
+    An index that pandas wrote without a name is left out; one with a name is a column.
+    """
+    table = pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None)
+    frame: pd.DataFrame = table.to_pandas()
+    frame.columns = pd.Index(_distinct([str(name) for name in frame.columns], path, key))
+    return frame.drop(columns=[name for name in frame.columns if re.fullmatch(r"__index_level_\d+__", name)])
 
 
 def _distinct(names: Sequence[str], path: Path, key: str) -> list[str]:
-    """Returns the stripped names, those without one as 'Unnamed: i', or refuses the ones that occur twice."""
-    stripped = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(names)]
+    """Returns the stripped names, or refuses the ones that occur twice."""
+    stripped = [name.strip() or f"{UNNAMED}{index}" for index, name in enumerate(names)]
     twice = [name for name, count in Counter(stripped).items() if count > 1]
     if twice:
         raise UserError(f"{key}: {path} has {len(twice)} duplicate column name(s): {', '.join(map(repr, twice[:5]))}")
     return stripped
 
 
-def _open_text(path: Path) -> TextIO:
-    suffix = path.suffix.lower()
-    if suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            return io.TextIOWrapper(archive.open(archive.namelist()[0]), encoding="utf-8-sig", newline="")
-    if suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    if suffix == ".bz2":
-        return bz2.open(path, "rt", encoding="utf-8-sig", newline="")
-    if suffix == ".xz":
-        return lzma.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
-
-
-def _refuse_short_rows(path: Path, separator: str, columns: int, key: str) -> None:
-    with _open_text(path) as stream:
-        reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
-        for row in reader:
-            if row and len(row) < columns and any(cell.strip() for cell in row):
-                words = f"line {reader.line_num} has {len(row)} cells where the header has {columns}"
-                raise UserError(f"{key}: {path} has a broken row: {words}")
-
-
-def _plain(column: pd.Series, missing_values: Sequence[str], key: str) -> pd.Series:
+def _plain(column: pd.Series, missing_values: Sequence[str]) -> pd.Series:
     """Returns one column as float64, int64, bool, datetime64 or stripped text."""
     kind = pd.api.types
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -223,15 +214,15 @@ def _plain(column: pd.Series, missing_values: Sequence[str], key: str) -> pd.Ser
         exact = kind.is_integer_dtype(column) and not column.isna().any()
         number: pd.Series = column.astype("int64" if exact else "float64")
         return number
-    if kind.is_object_dtype(column):
-        _refuse_odd_cells(column.dropna(), key)
     words = column.astype("str").str.strip()
     return words.mask(words.isin(["", *missing_values]))
 
 
-def _refuse_odd_cells(cells: pd.Series, key: str) -> None:
-    odd = [type(cell).__name__ for cell in cells if not pd.api.types.is_scalar(cell) or isinstance(cell, bytes)]
-    if odd:
-        raise UserError(
-            f"{key}: column {cells.name!r} holds {odd[0]} cells; leave it out with data.drop: [{cells.name}]"
-        )
+def _odd_cells(column: pd.Series) -> str:
+    """Returns what the cells of a column are, such as `list`, where it is nothing that a table can hold, else ''."""
+    if not pd.api.types.is_object_dtype(column):
+        return ""
+    kinds = {list: "list", dict: "struct", bytes: "bytes", np.ndarray: "list", tuple: "list"}
+    odd = (cell for cell in column.dropna() if not pd.api.types.is_scalar(cell) or isinstance(cell, bytes))
+    first = next(odd, None)
+    return "" if first is None else kinds.get(type(first), type(first).__name__)

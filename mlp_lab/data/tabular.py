@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -12,20 +13,27 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlp_lab.data.columns import Column, infer_columns
-from mlp_lab.data.description import Description, print_description, print_fitted
-from mlp_lab.data.module import Loaded, Part, TensorDataModule
+from mlp_lab.data.description import Description, print_columns, print_description, print_fitted
+from mlp_lab.data.module import Loaded, Part, TensorDataModule, check_train_rows
+from mlp_lab.data.origins import place_of, table_of
 from mlp_lab.data.parts import describe_parts, row_ids, split_parts, take_rows, with_cells
 from mlp_lab.data.preprocessing import SCALINGS, Preprocessor
 from mlp_lab.data.roles import Roles, check_names
 from mlp_lab.data.sources import NAMED_TABLES, Source, data_root, read_source
 from mlp_lab.data.spec import DataSpec, TaskName
-from mlp_lab.data.splits import TEST, TRAIN, check_ratios, count_duplicates, split_from_column, split_rows
+from mlp_lab.data.splits import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    check_ratios,
+    count_duplicates,
+    split_from_column,
+    split_rows,
+    training_subset,
+)
 from mlp_lab.data.tables import MISSING_VALUES
 from mlp_lab.data.targets import Target, check_present, check_task, fit_target, infer_task
 from mlp_lab.errors import UserError, unknown
-
-UNUSED = 255
-"""Split code of a row that is left out because its target is missing."""
 
 
 class TabularDataModule(TensorDataModule):
@@ -37,20 +45,22 @@ class TabularDataModule(TensorDataModule):
             or adult, california, telco, letter (`<root>/tabular/NAME.csv`, downloaded from OpenML where absent).
         target: Column to predict, or several; a named table knows its own.
         task: regression, binary, multiclass, multilabel, or auto to infer it from the target.
-        drop: Columns to leave out.
+        drop: Column to leave out, or several.
         numeric: Columns that are numbers, whatever they look like.
         categorical: Columns that are categories, whatever they look like.
         missing_values: Cells that mean 'missing' (empty and blank ones always do); by default ?, NA, NaN, null ...
         drop_missing_target: Leave out rows without a target instead of refusing them.
         split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. Where a file
             holds the test rows, the table is divided in the proportion of the first two.
+        train_rows: Train on so many of the training rows alone, >= 1: a fixed, seeded draw, stratified by class, that
+            contains every smaller one. Validation and test rows stay.
         split_column: Column that says train, val or test of each row, instead of shares.
         test_path: File with the test rows; `adult` has its own.
         scaling: Of numeric columns: standard, robust, smooth, quantile, minmax or none.
         bins: Bins per numeric column for piecewise-linear embeddings, >= 1; none by default.
         root: Folder of data files; by default $MLP_LAB_DATA, else data.
         verbose: Print what was read and how it is used.
-        batch_size: Rows of a training batch over all processes, >= 1; the training rows make it full-batch.
+        batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
         eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
         seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
         drop_last: Leave out the last training batch of an epoch where it is not full.
@@ -64,12 +74,13 @@ class TabularDataModule(TensorDataModule):
         target: list[str] | str | None = None,
         task: str = "auto",
         *,
-        drop: list[str] | None = None,
-        numeric: list[str] | None = None,
-        categorical: list[str] | None = None,
-        missing_values: list[str] | None = None,
+        drop: list[str] | str | None = None,
+        numeric: list[str] | str | None = None,
+        categorical: list[str] | str | None = None,
+        missing_values: list[str] | str | None = None,
         drop_missing_target: bool = False,
         split: list[float] | None = None,
+        train_rows: int | None = None,
         split_column: str | None = None,
         test_path: str | None = None,
         scaling: str = "standard",
@@ -90,18 +101,19 @@ class TabularDataModule(TensorDataModule):
             raise unknown("data.scaling", scaling, SCALINGS)
         if bins is not None and bins < 1:
             raise UserError(f"data.bins: {bins} must be 1 or more")
+        check_train_rows(train_rows)
         if path and dataset and not fitted:
             raise UserError(f"data.dataset: {dataset!r} and data.path: {path!r} are both given; leave one out")
         self.path, self.dataset, self.test_path = path, dataset, test_path
         record = NAMED_TABLES.get(dataset or "")
         self.root = root if record is None or record.bundled else str(data_root(root))
-        self.target = [target] if target is not None and not isinstance(target, list) else target
+        self.target = _listed(target)
         self.task = task
-        self.drop, self.numeric, self.categorical = drop or [], numeric or [], categorical or []
-        self.missing_values = MISSING_VALUES if missing_values is None else tuple(missing_values)
+        self.drop, self.numeric, self.categorical = _listed(drop), _listed(numeric), _listed(categorical)
+        self.missing_values = MISSING_VALUES if missing_values is None else tuple(_listed(missing_values))
         self.drop_missing_target = drop_missing_target
         self.split = check_ratios([0.8, 0.1, 0.1] if split is None else split)
-        self.split_column = split_column
+        self.split_column, self.train_rows = split_column, train_rows
         self.scaling, self.bins, self.verbose = scaling, bins, verbose
         self._no_target = ""
         self._names: tuple[str, ...] | None = None  # columns that name the rows; None where no cells are kept
@@ -147,23 +159,31 @@ class TabularDataModule(TensorDataModule):
             categorical=self.categorical,
             split_column=self.split_column,
         )
-        frame = source.joined([*(name for name in roles.features if name not in roles.drop), *roles.target])
+        wanted = [name for name in roles.features if name not in roles.drop]
+        frame = source.joined([*wanted, *roles.target], roles.drop)
         task, codes = self._split(frame, source, roles)
+        available = int((codes == TRAIN).sum())
+        codes = self._subset(frame, codes, roles, task)
         train = take_rows(frame, codes, TRAIN)
         target = fit_target(train, roles.target, task)
         columns = infer_columns(
             train.drop(columns=list(roles.target)),
             numeric=roles.numeric,
             categorical=roles.categorical,
+            drop=roles.drop,
             keep_constant=bool(source.named and source.named.image_shape),
         )
+        if self.verbose:  # before anything that a column's kind may make impossible
+            dropped = [Column(name=name, kind="dropped", note="by data.drop") for name in roles.drop]
+            shape = source.named.image_shape if source.named else ()
+            print_columns(source.label, [*columns, *dropped], shape)
         preprocessor = Preprocessor.fit(train, columns, scaling=self.scaling)
         if not preprocessor.numeric_features and not preprocessor.categorical:
-            raise UserError(f"data.path: {source.label} has no column to predict {', '.join(roles.target)} from")
-        parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source.frames, codes, target)
+            raise UserError(f"{table_of(frame)} has no column to predict {', '.join(roles.target)} from")
+        parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source, codes, target)
         spec = describe_parts(source, preprocessor, target, parts, self.bins)
         if self.verbose:
-            self._describe(source, roles, spec, columns, frame, codes)
+            self._describe(source, spec, frame, codes, available)
         state = {
             "preprocessor": preprocessor.to_state(),
             "target": target.to_state(),
@@ -174,15 +194,17 @@ class TabularDataModule(TensorDataModule):
         return Loaded(spec=spec, parts=parts, state=state, source=source.label)
 
     def _with_cells(
-        self, parts: dict[str, Part], frames: Sequence[pd.DataFrame], codes: Tensor | None, target: Target
+        self, parts: dict[str, Part], source: Source, codes: Tensor | None, target: Target, index: int = 0
     ) -> dict[str, Part]:
-        """Adds the cells that `keep_cells` asks for; `codes` is None where every part holds all rows."""
+        """Adds the cells that `keep_cells` asks for; without `codes` the parts hold rows of table `index` alone."""
         if self._names is None:
             return parts
-        for frame in frames:
-            check_names({"id": self._names}, [str(name) for name in frame.columns], "the table")
-        columns = dict.fromkeys([*self._names, *(name for name in target.columns if name in frames[0].columns)])
-        cells = pd.concat([frame[list(columns)] for frame in frames])
+        tables = range(len(source.frames)) if codes is not None else [index]
+        header = source.frames[index].columns
+        for table in tables:
+            check_names({"id": self._names}, [str(name) for name in source.frames[table].columns], "the table")
+        columns = list(dict.fromkeys([*self._names, *(name for name in target.columns if name in header)]))
+        cells = pd.concat([source.plain(table, columns) for table in tables])
         return with_cells(parts, cells, codes, self._names, target)
 
     def _split(self, frame: pd.DataFrame, source: Source, roles: Roles) -> tuple[TaskName, Tensor]:
@@ -199,7 +221,12 @@ class TabularDataModule(TensorDataModule):
         codes = np.full(len(frame), TEST, dtype=np.uint8)
         open_rows = np.flatnonzero(usable & (np.arange(len(frame)) < len(table)))  # rows that ratios may split
         if self.split_column is not None:
-            given = split_from_column(table[self.split_column].tolist(), column=self.split_column)
+            column = table[self.split_column]
+            given = split_from_column(
+                column.tolist(),
+                column=self.split_column,
+                place=lambda row: place_of(column, row),
+            )
             codes[: len(table)] = given.numpy()
             task = self._task(take_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN), source, roles)
         else:
@@ -208,6 +235,17 @@ class TabularDataModule(TensorDataModule):
             codes[open_rows] = self._draw(basis, roles, task, ratios=_shares(self.split, len(source.frames)))
         codes[~usable] = UNUSED
         return task, torch.from_numpy(codes)
+
+    def _subset(self, frame: pd.DataFrame, codes: Tensor, roles: Roles, task: TaskName) -> Tensor:
+        """Returns the split, (N,) uint8, with as many training rows as `train_rows` asks for."""
+        if self.train_rows is None:
+            return codes
+        labels, _ = _classes(take_rows(frame, codes, TRAIN), roles, task)
+        places = (codes == TRAIN).nonzero().flatten()  # (M,)
+        kept = training_subset(len(places), self.train_rows, seed=self.resolved_seed, labels=labels)
+        codes = codes.clone()
+        codes[places[~kept]] = UNUSED
+        return codes
 
     def _task(self, rows: pd.DataFrame, source: Source, roles: Roles) -> TaskName:
         if self.task != "auto":
@@ -218,37 +256,26 @@ class TabularDataModule(TensorDataModule):
 
     def _draw(self, rows: pd.DataFrame, roles: Roles, task: TaskName, *, ratios: Sequence[float]) -> NDArray[np.uint8]:
         """Draws a seeded split, stratified by class where there are classes."""
-        labels, classes = None, None
-        if task in ("binary", "multiclass"):
-            whole = fit_target(rows, roles.target, task)
-            labels, classes = whole.encode(rows), whole.classes
+        labels, classes = _classes(rows, roles, task)
         drawn = split_rows(len(rows), ratios, seed=self.resolved_seed, labels=labels, classes=classes)
         return drawn.numpy()
 
-    def _describe(
-        self,
-        source: Source,
-        roles: Roles,
-        spec: DataSpec,
-        columns: Sequence[Column],
-        frame: pd.DataFrame,
-        codes: Tensor,
-    ) -> None:
+    def _describe(self, source: Source, spec: DataSpec, frame: pd.DataFrame, codes: Tensor, available: int) -> None:
         used = (codes != UNUSED).numpy()
         hashes = np.asarray(pd.util.hash_pandas_object(frame[used], index=False), dtype=np.uint64)
         how = "stratified by class" if spec.task in ("binary", "multiclass") else "at random"
         drawn = f"by column {self.split_column!r}" if self.split_column else f"{how}, seed {self.resolved_seed}"
-        dropped = [Column(name=name, kind="dropped", note="by data.drop") for name in roles.drop]
+        left_out = available - spec.rows[TRAIN]
         print_description(
             Description(
-                label=source.label,
                 spec=spec,
-                columns=[*columns, *dropped],
                 inferred=self.task == "auto" and source.named is None,
-                scaling=self.scaling,
+                scaling=f"{self.scaling}: {SCALINGS[self.scaling].words}" if spec.numeric else "",
                 split=drawn + ("; test rows from their own file" if len(source.frames) > 1 else ""),
+                left_out=left_out,
                 duplicates=count_duplicates(hashes, codes[torch.from_numpy(used)]),
-                unused=int((~used).sum()),
+                unused=int((~used).sum()) - left_out,
+                batch_size=self.batch_size,
             )
         )
 
@@ -262,30 +289,59 @@ class TabularDataModule(TensorDataModule):
         if not new:
             frame = source.joined([*preprocessor.numeric, *preprocessor.categorical, *target.columns])
             codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
-            parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source.frames, codes, target)
+            parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source, codes, target)
             label = source.label
         else:
-            frame = source.frames[new[0]]
-            parts = self._with_cells(self._serve(frame, preprocessor, target), [frame], None, target)
+            parts = self._with_cells(self._serve(source, new[0], preprocessor, target), source, None, target, new[0])
             label = self.test_path if new[0] and self.test_path else source.label
         if self.verbose:
             print_fitted(label, {name: part.rows for name, part in parts.items()}, self._no_target)
         return Loaded(spec=self.spec, parts=parts, state=state, source=label, is_new=bool(new))
 
-    def _serve(self, frame: pd.DataFrame, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
+    def _serve(self, source: Source, index: int, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
         """Returns all rows of a new table, to be predicted, and to be tested where they have their target."""
+        columns = source.frames[index].columns
+        needed = [*preprocessor.numeric, *preprocessor.categorical, *target.columns]
+        frame = source.plain(index, [name for name in needed if name in columns])
         numeric, categorical = preprocessor.transform(frame)
         rows = Part(numeric=numeric, categorical=categorical, ids=row_ids(frame))
-        absent = [name for name in target.columns if name not in frame.columns]
         try:
-            if absent:
-                raise UserError(f"data.target: the table has no column {absent[0]!r}; without it only predict works")
-            answers = target.encode(frame)
+            return {"predict": rows} | dict.fromkeys(("val", "test"), self._judged(frame, rows, target))
         except UserError as error:  # the rows can still be predicted; `part` tells whoever wants more
             self._no_target = str(error)
             return {"predict": rows}
-        known = Part(numeric=numeric, categorical=categorical, target=answers, ids=rows.ids)
-        return {"predict": rows, "val": known, "test": known}
+
+    def _judged(self, frame: pd.DataFrame, rows: Part, target: Target) -> Part:
+        """Returns the rows of a new table with their targets; without those that lack it, where that is wished."""
+        absent = [name for name in target.columns if name not in frame.columns]
+        if absent:
+            table = table_of(frame, key="data.target")
+            raise UserError(f"{table} has no column {absent[0]!r}; without it only predict works")
+        usable = frame[list(target.columns)].notna().all(axis=1).to_numpy()  # (N,)
+        if not self.drop_missing_target or usable.all():
+            return replace(rows, target=target.encode(frame))
+        if not usable.any():
+            raise UserError(f"{table_of(frame, key='data.target')} has no value in {', '.join(target.columns)}")
+        kept = torch.tensor(usable)  # (N,) bool
+        return Part(
+            numeric=rows.numeric[kept],
+            categorical=None if rows.categorical is None else rows.categorical[kept],
+            target=target.encode(frame[usable]),
+            ids=None if rows.ids is None else rows.ids[kept],
+        )
+
+
+def _listed(value: list[str] | str | None) -> list[str]:
+    """Returns what may be one name or several as a list."""
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def _classes(rows: pd.DataFrame, roles: Roles, task: TaskName) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Returns the class codes of rows, (N,) int64, and the names of the classes; None where there are no classes."""
+    if task not in ("binary", "multiclass"):
+        return None, None
+    whole = fit_target(rows, roles.target, task)
+    return whole.encode(rows), whole.classes
 
 
 def _shares(split: Sequence[float], files: int) -> tuple[float, float, float]:

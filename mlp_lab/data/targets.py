@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlp_lab.data.columns import to_numbers, to_text
+from mlp_lab.data.origins import cell_of, place_of
 from mlp_lab.data.spec import TASK_NAMES, TaskName
 from mlp_lab.errors import UserError, unknown
+from mlp_lab.flags import flag
 
 CLASS_LIMIT = 20
 """A target of whole numbers is a class when it has no more distinct values than this."""
@@ -54,8 +56,8 @@ class Target:
         if (codes < 0).any():
             row = int((codes < 0).argmax())
             raise UserError(
-                f"data.target: {self.columns[0]!r} is {words.iloc[row]!r} in row {int(frame.index[row]) + 1}, "
-                f"which no training row is; the classes are {_listed(self.classes)}"
+                f"{cell_of(words, row, 'data.target')}: {words.iloc[row]!r} is the class of no training row; "
+                f"the classes are {_listed(self.classes)}"
             )
         return torch.from_numpy(codes)
 
@@ -121,10 +123,11 @@ def check_present(frame: pd.DataFrame, columns: Sequence[str]) -> None:
     for name in columns:
         absent = frame[name].isna().to_numpy()
         if absent.any():
-            first = int(frame.index[int(absent.argmax())]) + 1
+            first = int(absent.argmax())
             raise UserError(
-                f"data.target: {name!r} is missing in {int(absent.sum())} of {len(frame)} rows, first in row {first}; "
-                "fill it in or set data.drop_missing_target: true"
+                f"data.target: {name!r} is missing in {int(absent.sum())} of {len(frame)} rows, first in "
+                f"{place_of(frame, first)}; fill it in, or leave such rows out with "
+                f"{flag('data.drop_missing_target', True)}"
             )
 
 
@@ -164,7 +167,7 @@ def _fit_classes(train: pd.DataFrame, columns: tuple[str, ...], task: TaskName) 
     if len(columns) != 1:
         raise UserError(
             f"data.task: {task!r} has one target column, data.target names {len(columns)} ({_listed(columns)}); "
-            "use multilabel or regression"
+            f"use {flag('data.task', 'multilabel')} or {flag('data.task', 'regression')}"
         )
     words = to_text(train[columns[0]])
     classes = class_names(words)
@@ -172,7 +175,7 @@ def _fit_classes(train: pd.DataFrame, columns: tuple[str, ...], task: TaskName) 
     if task == "binary" and len(classes) != 2:
         raise UserError(
             f"data.task: 'binary' needs two classes, {columns[0]!r} has {len(classes)} ({_listed(classes)}); "
-            "use multiclass"
+            f"use {flag('data.task', 'multiclass')}"
         )
     counts = words.value_counts()
     return Target(task=task, columns=columns, classes=classes, counts=tuple(int(counts[name]) for name in classes))

@@ -81,9 +81,19 @@ def test_columns_without_a_name_are_dropped() -> None:
 
 def test_columns_without_values_are_refused_unless_dropped() -> None:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [np.nan, np.nan], "c": [np.nan, np.nan]})
-    with pytest.raises(UserError, match=r"no training row has a value in b, c; leave out with data\.drop: \[b, c\]"):
+    with pytest.raises(UserError, match=r"no value in column\(s\) 'b', 'c' .* with --data\.drop '\[b, c\]'$"):
         infer_columns(frame)
+    with pytest.raises(UserError, match=r"column\(s\) 'c' .* with --data\.drop '\[z, b, c\]'$"):
+        infer_columns(frame, drop=["z", "b"])
     assert [column.kind for column in infer_columns(frame, drop=["b", "c"])] == ["numeric", "dropped", "dropped"]
+
+
+def test_column_without_name_and_values_is_dropped() -> None:
+    frame = pd.DataFrame({"a": [1.0, 2.0], "Unnamed: 1": [np.nan, np.nan]})
+    assert [(column.kind, column.note) for column in infer_columns(frame)] == [
+        ("numeric", ""),
+        ("dropped", "no name in the header"),
+    ]
 
 
 def test_dates_are_seconds() -> None:

@@ -194,10 +194,11 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
     assert str(caught.value) == message
 
 
-def test_batch_larger_than_the_data_is_refused_and_full_batch_is_not() -> None:
-    with pytest.raises(UserError, match=r"^data\.batch_size: 16 is larger than the 15 training rows; 15 trains on all"):
-        Line(batch_size=16).train_dataloader()
-    assert len(Line(batch_size=15).train_dataloader()) == 1
+@pytest.mark.parametrize("batch_size", [15, 16, 1000])
+def test_batch_of_the_training_rows_or_more_is_all_of_them(batch_size: int) -> None:
+    module = Line(batch_size=batch_size, drop_last=True)
+    assert module.train_batch_size == 15
+    assert [batch.count for batch in module.train_dataloader()] == [15]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import sklearn.datasets
 
+from mlp_lab.data.origins import place_of, row_numbers
 from mlp_lab.data.sources import NAMED_TABLES, data_root, read_source
 from mlp_lab.errors import UserError
 
@@ -66,11 +67,30 @@ def test_joined_rows_keep_their_numbers_and_become_plain(tmp_path: Path) -> None
     (tmp_path / "b.csv").write_text("w,n\nword,5\n")
     source = read_source(path=str(tmp_path / "a.csv"), test_path=str(tmp_path / "b.csv"))
     frame = source.joined(["n", "w"])
-    assert frame.index.tolist() == [0, 1, 0]
+    assert row_numbers(frame).tolist() == [0, 1, 0]
+    assert place_of(frame, 2) == f"line 2 of {tmp_path / 'b.csv'}"
     assert frame["n"].tolist() == [1, 3, 5]
     assert frame["w"].tolist() == ["2", "4", "word"]
-    with pytest.raises(UserError, match=r"data\.test_path: the table lacks column\(s\) 'x'"):
+    with pytest.raises(UserError, match=r"data\.test_path: .*b\.csv lacks column\(s\) 'x'"):
         source.joined(["n", "x"])
+
+
+def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": [1, 2], "tags": [[1], [2, 3]], "blob": [b"x", b"y"], "unused": [{"a": 1}, {"a": 2}]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    source = read_source(path=str(tmp_path / "t.parquet"))
+    assert source.joined(["n"])["n"].tolist() == [1, 2]
+    with pytest.raises(
+        UserError, match=r"'tags' \(list\), 'blob' \(bytes\); .* --data\.drop '\[unused, tags, blob\]'$"
+    ):
+        source.joined(["n", "tags", "blob"], ["unused"])
+
+
+def test_own_missing_values_hold_for_a_test_file_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("w\nNA\n-\n")
+    (tmp_path / "b.csv").write_text("w\n-\nNA\n")
+    source = read_source(path=str(tmp_path / "a.csv"), test_path=str(tmp_path / "b.csv"), missing_values=["-"])
+    assert source.joined(["w"])["w"].isna().tolist() == [False, True, True, False]
 
 
 def test_an_absent_table_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +103,8 @@ def test_an_absent_table_is_downloaded_once(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(sklearn.datasets, "fetch_openml", fetch)
     for _ in range(2):
-        frame = read_source(dataset="letter", root=str(tmp_path)).frames[0]
+        source = read_source(dataset="letter", root=str(tmp_path))
+        frame = source.joined(list(source.frames[0].columns))
     assert calls == [6]
     assert list(frame.columns) == ["x.box", "width", "lettr"]
     assert frame["lettr"].tolist() == ["A", "B"]

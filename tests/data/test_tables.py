@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import hashlib
 import lzma
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from mlp_lab.data.tables import file_fingerprint, plain_columns, read_table
+from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, plain_columns, read_table
 from mlp_lab.errors import UserError
 
 TEXT = "name,age,score\nann,31,1.5\nbob,?,2.5\n,45,NA\n"
@@ -31,6 +34,13 @@ WRITERS: dict[str, Callable[[Path, bytes], object]] = {
     ".csv.xz": lambda path, content: path.write_bytes(lzma.compress(content)),
     ".csv.zip": _zip,
 }
+
+
+def _read(path: Path, missing_values: Sequence[str] = MISSING_VALUES, **settings: Any) -> pd.DataFrame:
+    """Reads all columns, plain, with plain row numbers."""
+    return plain_columns(read_table(path, missing_values=missing_values, **settings), missing_values).reset_index(
+        drop=True
+    )
 
 
 @pytest.fixture
@@ -53,21 +63,21 @@ def _expected() -> pd.DataFrame:
 def test_every_compression_reads_the_same(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"table{suffix}"
     WRITERS[suffix](path, TEXT.encode())
-    pd.testing.assert_frame_equal(read_table(path), _expected())
+    pd.testing.assert_frame_equal(_read(path), _expected())
 
 
 @pytest.mark.parametrize(("separator", "name"), [("\t", "t.tsv"), (";", "t.csv"), ("|", "t.txt"), ("\t", "t.csv")])
 def test_the_separator_is_taken_from_the_header(write: Callable[..., Path], separator: str, name: str) -> None:
-    pd.testing.assert_frame_equal(read_table(write(TEXT.replace(",", separator), name)), _expected())
+    pd.testing.assert_frame_equal(_read(write(TEXT.replace(",", separator), name)), _expected())
 
 
 def test_parquet_reads_the_same(tmp_path: Path) -> None:
     _expected().to_parquet(tmp_path / "table.parquet")
-    pd.testing.assert_frame_equal(read_table(tmp_path / "table.parquet"), _expected())
+    pd.testing.assert_frame_equal(_read(tmp_path / "table.parquet"), _expected())
 
 
 def test_cells_are_stripped_and_blank_ones_are_missing(write: Callable[..., Path]) -> None:
-    frame = read_table(write('a , b\n"x ",  1\n"  ",2\n y,\n'))
+    frame = _read(write('a , b\n"x ",  1\n"  ",2\n y,\n'))
     assert list(frame.columns) == ["a", "b"]
     assert frame["a"].isna().tolist() == [False, True, False]
     assert frame["a"].dropna().tolist() == ["x", "y"]
@@ -75,18 +85,18 @@ def test_cells_are_stripped_and_blank_ones_are_missing(write: Callable[..., Path
 
 
 def test_missing_values_are_the_callers(write: Callable[..., Path]) -> None:
-    frame = read_table(write("a,b\n-,NA\nx,1\n"), missing_values=["-"])
+    frame = _read(write("a,b\n-,NA\nx,1\n"), missing_values=["-"])
     assert frame["a"].isna().tolist() == [True, False]
     assert frame["b"].tolist() == ["NA", "1"]
 
 
 def test_text_columns_keep_their_digits(write: Callable[..., Path]) -> None:
     path = write("code,n\n007,007\n")
-    assert read_table(path, text=["code", "absent"]).iloc[0].tolist() == ["007", 7]
+    assert _read(path, text=["code", "absent"]).iloc[0].tolist() == ["007", 7]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Callable[..., Path]) -> None:
-    assert list(read_table(write(b"\xef\xbb\xbfa,b\n1,2\n")).columns) == ["a", "b"]
+    assert list(_read(write(b"\xef\xbb\xbfa,b\n1,2\n")).columns) == ["a", "b"]
 
 
 def test_plain_columns_of_every_parquet_type() -> None:
@@ -110,12 +120,16 @@ def test_plain_columns_of_every_parquet_type() -> None:
     assert plain.iloc[1].isna().tolist() == [True, True, False, True, False, True, True]
 
 
+def _damaged(content: bytes) -> bytes:
+    return content[:20] + bytes(10) + content[30:]
+
+
 MISTAKES = {
     "empty": ("", "t.csv", "is empty"),
     "blank lines only": ("\n\n", "t.csv", "is empty"),
     "header only": ("a,b\n", "t.csv", "no rows below its header"),
     "long row": ("a,b\n1,2\n3,4,5\n", "t.csv", "broken row: line 3 has 3 cells where the header has 2"),
-    "short row": ("a,b\n1,2\n\n3\n", "t.csv", "broken row: line 4 has 1 cells where the header has 2"),
+    "short row": ("a,b\n1,2\n\n3\n", "t.csv", "broken row: line 4 has 1 cell where the header has 2"),
     "all rows long": ("a,b\n1,2,3\n4,5,6\n", "t.csv", "broken row: line 2 has more cells than the header"),
     "open quote": ('a,b\n1,2\n"3,4\n', "t.csv", 'broken row: a quote (") opened near line 3 is never closed'),
     "duplicate names": ("a,b,a \n1,2,3\n", "t.csv", "1 duplicate column name(s): 'a'"),
@@ -126,6 +140,7 @@ MISTAKES = {
     "not gzip": ("a,b\n1,2\n", "t.csv.gz", "cannot be unpacked or read"),
     "cut gzip": (gzip.compress(b"a,b\n1,2\n" * 9)[:-9], "t.csv.gz", "cannot be unpacked or read"),
     "not zip": ("a,b\n1,2\n", "t.csv.zip", "cannot be unpacked or read"),
+    "damaged gzip": (_damaged(gzip.compress(b"a,b\n1,2\n" * 999)), "t.csv.gz", "cannot be unpacked or read"),
     "not xz": ("a,b\n1,2\n", "t.csv.xz", "cannot be unpacked or read"),
     "not bz2": ("a,b\n1,2\n", "t.csv.bz2", "cannot be unpacked or read"),
     "not Parquet": ("a,b\n1,2\n", "t.parquet", "is not a readable Parquet file"),
@@ -160,8 +175,36 @@ def test_a_directory_is_no_table(tmp_path: Path) -> None:
 
 def test_cells_that_no_table_holds_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"x": [1, 2], "y": [[1], [2, 3]]}).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=r"column 'y' holds ndarray cells; leave it out with data\.drop: \[y\]"):
-        read_table(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"t\.parquet has cells .* column\(s\) 'y' \(list\); .* --data\.drop '\[y\]'$"):
+        plain_columns(read_table(tmp_path / "t.parquet"))
+
+
+def test_parquet_types_that_pandas_cannot_rebuild_are_read(tmp_path: Path) -> None:
+    lists = pd.Series([[1], [2, 3]], dtype=pd.ArrowDtype(pa.list_(pa.int64())))
+    pd.DataFrame({"x": [1, 2], "y": lists}).to_parquet(tmp_path / "t.parquet")
+    assert plain_columns(read_table(tmp_path / "t.parquet")[["x"]])["x"].tolist() == [1, 2]
+
+
+def test_parquet_index_with_a_name_is_a_column_and_without_is_not(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.5, 2.5]}, index=[7, 9])
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert list(_read(tmp_path / "t.parquet").columns) == ["x"]
+    frame.rename_axis("code").to_parquet(tmp_path / "t.parquet")
+    assert _read(tmp_path / "t.parquet")["code"].tolist() == [7, 9]
+
+
+def test_trailing_separators_make_a_column_without_a_name(write: Callable[..., Path]) -> None:
+    frame = _read(write("a,b,\n1,2,\n3,4,\n"))
+    assert list(frame.columns) == ["a", "b", "Unnamed: 2"]
+    assert frame["Unnamed: 2"].isna().all()
+    assert _read(write("a,b,\n1,2\n3,4\n"))["b"].tolist() == [2, 4]
+
+
+def test_long_cell_is_read_and_the_limit_of_the_process_stays(write: Callable[..., Path]) -> None:
+    before = csv.field_size_limit()
+    frame = _read(write(f"a,b\n{'x' * 200_000},\ny,1\n"))
+    assert frame["a"].str.len().tolist() == [200_000, 1]
+    assert csv.field_size_limit() == before
 
 
 def test_the_fingerprint_depends_on_every_byte(write: Callable[..., Path]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 
 from mlp_lab.data.module import Part
 from mlp_lab.data.preprocessing import SCALINGS
-from mlp_lab.data.tabular import UNUSED, TabularDataModule
+from mlp_lab.data.splits import UNUSED
+from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.errors import UserError
 
 REAL = os.environ.get("MLP_LAB_DATA", "")
@@ -198,7 +200,9 @@ def test_a_new_table_is_served_whole_by_the_old_rules(write: Callable[..., str],
     assert predict.target is None
     assert torch.equal(predict.numeric, module.part("test").numeric)
     assert torch.equal(predict.categorical, module.part("test").categorical)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"data\.target: the table has no column 'kind'; without it only predict works"):
+    with pytest.raises(
+        UserError, match=r"data\.target: .*new\.csv has no column 'kind'; without it only predict works"
+    ):
         fitted.test_dataloader()
 
 
@@ -211,7 +215,7 @@ def test_a_new_table_with_its_target_can_be_tested(write: Callable[..., str], tm
     odd.loc[7, "kind"] = "z"
     strange = TabularDataModule(path=write(odd, "odd.csv"), fitted=checkpoint, verbose=False)
     assert strange.part("predict").rows == 30
-    with pytest.raises(UserError, match="'kind' is 'z' in row 8, which no training row is"):
+    with pytest.raises(UserError, match=r"odd\.csv, column 'kind', line 9: 'z' is the class of no training row"):
         strange.test_dataloader()
 
 
@@ -249,6 +253,74 @@ def test_the_page_is_printed_once(write: Callable[..., str], capsys: pytest.Capt
     assert "identifier" in printed
 
 
+@pytest.mark.parametrize(("target", "drop"), [("kind", ["price"]), ("price", ["kind"])])
+def test_fewer_training_rows_are_nested_and_leave_the_rest_as_it_is(
+    write: Callable[..., str], target: str, drop: list[str]
+) -> None:
+    path = write(_table(400)[["count", "day", "kind", "price"]])
+    whole = _module(path, target, drop=drop)
+    kept: list[set[int]] = []
+    for rows in (3, 40, 41, 200, 320):
+        module = _module(path, target, drop=drop, train_rows=rows)
+        train = module.part("train")
+        assert train.ids is not None
+        kept.append(set(train.ids.tolist()))
+        assert (train.rows, module.spec.rows) == (rows, (rows, *whole.spec.rows[1:]))
+        for name in ("val", "test"):
+            assert torch.equal(module.part(name).ids, whole.part(name).ids)  # type: ignore[arg-type]
+        assert (module.split_fingerprint == whole.split_fingerprint) is (rows == 320)
+    assert all(smaller < larger for smaller, larger in pairwise(kept))
+    assert kept[-1] == set(whole.part("train").ids.tolist())  # type: ignore[union-attr]
+
+
+def test_fewer_training_rows_are_those_of_the_seed_and_of_the_checkpoint(
+    write: Callable[..., str], tmp_path: Path
+) -> None:
+    path = write(_table())
+    module, again, other = (_module(path, train_rows=50, seed=seed) for seed in (0, 0, 1))
+    assert _same(module.part("train"), again.part("train"))
+    assert module.split_fingerprint != other.split_fingerprint
+    fitted = TabularDataModule(path=path, fitted=_checkpoint(module, tmp_path), verbose=False)
+    assert _same(fitted.part("train"), module.part("train"))
+
+
+def test_page_of_the_columns_comes_before_a_refusal_that_rests_on_it(
+    write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="inf is infinite"):
+        _module(write(_changed(count=[np.inf, *range(199)])), verbose=True).setup("fit")
+    assert "count   numeric" in capsys.readouterr().out
+
+
+def test_error_in_the_test_file_names_its_key_and_line(write: Callable[..., str]) -> None:
+    test = write(_table(50).assign(count="many"), "test.csv")
+    with pytest.raises(
+        UserError, match=r"^data\.test_path: .*test\.csv, column 'count', line 2: 'many' is not a number"
+    ):
+        _module(write(_table()), numeric=["count"], test_path=test).setup("fit")
+
+
+def test_rows_of_a_new_table_without_target_are_left_out_of_the_test_where_wished(
+    write: Callable[..., str], tmp_path: Path
+) -> None:
+    checkpoint = _checkpoint(_module(write(_table())), tmp_path)
+    frame = _table(30, seed=2)
+    frame.loc[[4, 9], "kind"] = None
+    path = write(frame, "new.csv")
+    with pytest.raises(UserError, match=r"'kind' is missing in 2 of 30 rows, first in line 6 of .*new\.csv; .* true$"):
+        TabularDataModule(path=path, fitted=checkpoint, verbose=False).part("test")
+    module = TabularDataModule(path=path, fitted=checkpoint, verbose=False, drop_missing_target=True)
+    assert {name: part.rows for name, part in module.loaded.parts.items()} == {"predict": 30, "val": 28, "test": 28}
+    assert module.part("test").ids.tolist() == [row for row in range(30) if row not in (4, 9)]  # type: ignore[union-attr]
+
+
+def test_one_name_is_a_list_of_one(write: Callable[..., str]) -> None:
+    path = write(_table()[["size", "count", "colour", "kind"]])
+    settings: dict[str, Any] = {"drop": "size", "numeric": "count", "categorical": "colour", "missing_values": "none"}
+    lists = {name: [value] for name, value in settings.items()}
+    assert _module(path, **settings).spec == _module(path, **lists).spec
+
+
 def test_digits_by_default() -> None:
     module = TabularDataModule(verbose=False, seed=0)
     assert (module.spec.image_shape, len(module.spec.numeric), module.spec.rows) == ((8, 8), 64, (1437, 180, 180))
@@ -281,14 +353,18 @@ MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "no such target": (_table(), {"target": "kinds"}, "has no column 'kinds' (did you mean 'kind'?)"),
     "constant target": (_changed(kind="a"), {}, "data.target: 'kind' is a in every training row"),
     "class with one row": (_lonely(), {}, "class 'alone' has one row"),
-    "gap in the target": (_changed(price=[None, *range(199)]), {"target": "price"}, "in 1 of 200 rows, first in row 1"),
+    "gap in the target": (
+        _changed(price=[None, *range(199)]),
+        {"target": "price"},
+        "in 1 of 200 rows, first in line 2 of ",
+    ),
     "no target at all": (_changed(price=np.nan), {"target": "price", "drop_missing_target": True}, "no row of"),
     "text target in regression": (_table(), {"task": "regression"}, "is not a number"),
-    "binary with three classes": (_table(), {"task": "binary"}, "'kind' has 3 (a, b, c); use multiclass"),
+    "binary with three classes": (_table(), {"task": "binary"}, "'kind' has 3 (a, b, c); use --data.task multiclass"),
     "target dropped too": (_table(), {"drop": ["kind"]}, "data.drop: 'kind' is already in data.target"),
-    "text in a numeric column": (_table(), {"numeric": ["colour"]}, "column 'colour', row "),
-    "infinite value": (_changed(count=[np.inf, *range(199)]), {}, "column 'count', row 1: inf is infinite"),
-    "column without values": (_changed(size=np.nan), {}, "data.drop: [size]"),
+    "text in a numeric column": (_table(), {"numeric": ["colour"]}, "column 'colour', line 2: 'red' is not a number"),
+    "infinite value": (_changed(count=[np.inf, *range(199)]), {}, "column 'count', line 2: inf is infinite"),
+    "column without values": (_changed(size=np.nan), {}, "--data.drop '[price, flag, other, size]'"),
     "no features": (_table()[["id", "kind"]], {"drop": ["id"]}, "has no column to predict kind from"),
     "ratios": (_table(), {"split": [0.8, 0.1, 0.2]}, "data.split"),
     "split column": (_changed(part="nowhere"), {"split_column": "part"}, "data.split_column: 'part' has 'nowhere'"),
@@ -297,7 +373,9 @@ MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "task": (_table(), {"task": "classify"}, "data.task: 'classify' is unknown"),
     "bins": (_table(), {"bins": 0}, "data.bins: 0 must be 1 or more"),
     "two tables": (_table(), {"dataset": "iris"}, "are both given; leave one out"),
-    "big batch": (_table(), {"batch_size": 256}, "data.batch_size: 256 is larger than the 160 training rows"),
+    "no training rows kept": (_table(), {"train_rows": 0}, "data.train_rows: 0 must be 1 or more"),
+    "fewer rows than classes": (_table(), {"train_rows": 2}, "data.train_rows: 2 is fewer than the 3 classes; use at"),
+    "more rows than there are": (_table(), {"train_rows": 161}, "data.train_rows: 161 is more than the 160 training"),
 }
 
 
@@ -315,12 +393,12 @@ def test_every_mistake_is_told_in_one_line(
 
 def test_the_test_file_must_have_the_columns(write: Callable[..., str]) -> None:
     test = write(_table(50).drop(columns=["size", "kind"]), "test.csv")
-    with pytest.raises(UserError, match=r"data\.test_path: the table lacks column\(s\) 'size', 'kind'"):
+    with pytest.raises(UserError, match=r"data\.test_path: .*test\.csv lacks column\(s\) 'size', 'kind'"):
         _module(write(_table()), test_path=test).setup("fit")
 
 
 def test_prediction_needs_the_features(write: Callable[..., str], tmp_path: Path) -> None:
     checkpoint = _checkpoint(_module(write(_table())), tmp_path)
     new = write(_table().drop(columns=["count"]), "new.csv")
-    with pytest.raises(UserError, match=r"the table lacks column\(s\) 'count', which the model was trained on"):
+    with pytest.raises(UserError, match=r"new\.csv lacks column\(s\) 'count', which the model was trained on"):
         TabularDataModule(path=new, fitted=checkpoint, verbose=False).setup("predict")

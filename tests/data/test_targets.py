@@ -77,13 +77,13 @@ def test_labels_are_zero_or_one() -> None:
         ({"y": [1, 1, 1]}, "multiclass", "'y' is 1 in every training row; there is nothing to predict"),
         ({"y": [2.5, 2.5]}, "regression", "'y' is 2.5 in every training row"),
         ({"y": [0.5, 1.5], "z": [3.0, 3.0]}, "regression", "'z' is 3.0 in every training row"),
-        ({"y": ["a", "b", "c"]}, "binary", "needs two classes, 'y' has 3 (a, b, c); use multiclass"),
+        ({"y": ["a", "b", "c"]}, "binary", "needs two classes, 'y' has 3 (a, b, c); use --data.task multiclass"),
         ({"y": ["1", "high"]}, "regression", "column 'y', row 2: 'high' is not a number"),
         ({"y": [0.5, np.inf]}, "regression", "column 'y', row 2: inf is infinite"),
         ({"y": [0, 1], "z": [0, 1]}, "binary", "has one target column, data.target names 2 (y, z)"),
         ({"y": [0, 1], "z": [0, 2]}, "multilabel", "'z' holds '2', a multilabel target is 0 or 1"),
         ({"y": [1.0, None, None]}, "regression", "'y' is missing in 2 of 3 rows, first in row 2"),
-        ({"y": ["a", "b", None]}, "binary", "data.drop_missing_target: true"),
+        ({"y": ["a", "b", None]}, "binary", "--data.drop_missing_target true"),
     ],
 )
 def test_targets_that_do_not_fit(columns: dict[str, list[Any]], task: Any, words: str) -> None:
@@ -95,7 +95,9 @@ def test_targets_that_do_not_fit(columns: dict[str, list[Any]], task: Any, words
 
 def test_a_class_that_training_never_saw_is_refused() -> None:
     target = fit_target(_frame(y=["a", "b"]), ["y"], "binary")
-    with pytest.raises(UserError, match=r"'y' is 'c' in row 2, which no training row is; the classes are a, b"):
+    with pytest.raises(
+        UserError, match=r"column 'y', row 2: 'c' is the class of no training row; the classes are a, b"
+    ):
         target.encode(_frame(y=["a", "c"]))
 
 

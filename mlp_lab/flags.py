@@ -24,7 +24,7 @@ def flag(key: str, value: object) -> str:
     >>> print(flag("data.drop", ["tags", "2020", "a, b"]))
     --data.drop '[tags, "2020", "a, b"]'
     """
-    text = _scalar(value) if isinstance(value, str) else _yaml(value)
+    text = _scalar(value) if isinstance(value, str) else flow_yaml(value)
     word = shlex.quote(text)
     return f"--{key}={word}" if word.startswith("-") else f"--{key} {word}"
 
@@ -35,17 +35,17 @@ def _scalar(text: str) -> str:
         read = yaml.safe_load(text)
     except yaml.YAMLError:  # the parser keeps what is no YAML as it is
         return text
-    return _yaml([text]) if read is None or isinstance(read, dict | list) else text
+    return flow_yaml([text]) if read is None or isinstance(read, dict | list) else text
 
 
-def _yaml(value: object) -> str:
+def flow_yaml(value: object) -> str:
     """Returns a value in YAML's flow style; text without quotes only where no reader could take it for anything else.
 
-    >>> _yaml(["no", "Unnamed: 3", "x1", None, False])
+    >>> flow_yaml(["no", "Unnamed: 3", "x1", None, False])
     '["no", "Unnamed: 3", x1, null, false]'
     """
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(flow_yaml, value))}]"
     if isinstance(value, str):
         if re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) and yaml.safe_load(value) == value:
             return value

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError, unknown
+from mlp_lab.flags import flag
 from mlp_lab.model.tasks import SCORES
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
@@ -108,7 +109,7 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
         raise UserError(
             f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches} is no number; use 1 or more"
         )
-    _check_interval(trainer, len(data.train_dataloader()))  # which refuses batches larger than the data
+    _check_interval(trainer, len(data.train_dataloader()))
     if trainer.limit_val_batches:
         data.part("val")
     _check_batch_norm(trainer, model, data)
@@ -124,7 +125,7 @@ def _check_interval(trainer: L.Trainer, batches: int) -> None:
     if isinstance(interval, int) and interval > batches and trainer.check_val_every_n_epoch is not None:
         raise UserError(
             f"trainer.val_check_interval: {interval} is more than the {batches} batches of an epoch; use fewer, or "
-            "count over epochs with trainer.check_val_every_n_epoch: null"
+            f"count over epochs with {flag('trainer.check_val_every_n_epoch', None)}"
         )
 
 
@@ -132,16 +133,20 @@ def _check_batch_norm(trainer: L.Trainer, model: MLPModule, data: TensorDataModu
     """Batch normalisation needs two rows in every process's share of every batch."""
     if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
-    rows, size, limit = data.part("train").rows, data.batch_size, trainer.limit_train_batches
+    rows, size, limit = data.part("train").rows, data.train_batch_size, trainer.limit_train_batches
     last = 0 if data.drop_last else rows % size
     if isinstance(limit, int) and limit * size <= rows:  # the last batch is never reached
         last = 0
+    smallest = 2 * trainer.world_size
+    fitting = (other for other in range(max(size, smallest), rows + 1) if rows % other == 0 or rows % other >= smallest)
+    advice = f"use {flag('data.batch_size', next(fitting, smallest))}"
     for count, what in ((size, "gives batches"), (last, f"leaves {rows} rows a last batch")):
-        if count and count // trainer.world_size < 2:
+        if count and count < smallest:
             each = " in each process" if trainer.world_size > 1 else ""
+            instead = f", or {flag('data.drop_last', True)}" if count == last else ""
             raise UserError(
                 f"data.batch_size: {size} {what} of one row{each}, which model.norm: batch cannot normalise; "
-                "use another size, or data.drop_last: true"
+                f"{advice}{instead}"
             )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+from ast import literal_eval
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 
 from mlp_lab.errors import nearest
+from mlp_lab.flags import flag, flow_yaml
 
 _KEY = re.compile(r"Parser key ['\"]([\w.]+)['\"]")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([\w.]+)'")
@@ -32,6 +34,7 @@ _NO_CLASS = (
 )
 _VALUE = re.compile(r"Expected an? (?P<kind>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
 _UNION = re.compile(r"Subtypes: \[(.+?)\]\n")
+_GIVEN = re.compile(r"Given value: (.*)")
 _KIND = re.compile(r"Literal\[(?P<literal>.*?)\]|<class '(?P<class>[\w.]+)'>|(?P<generic>(?:list|dict)\[\w+\])")
 _WORDS = {
     "int": "an integer",
@@ -72,6 +75,7 @@ def explain(messages: Sequence[str], keys: Iterable[str]) -> str:
         _option(key, messages)
         or _unknown(messages, known)
         or _shape(key, messages, known)
+        or _names(key, messages)
         or _value(key, messages)
         or ": ".join(part for part in (key, " ".join(_KEY.sub("", messages[-1]).split()).lstrip(": ")) if part)
     )
@@ -120,6 +124,38 @@ def _shape(key: str, messages: Sequence[str], keys: list[str]) -> str:
     return ""
 
 
+def _names(key: str, messages: Sequence[str]) -> str:
+    """A name among several that YAML reads as something else; quoted, it is a name, and the others stay."""
+    text = next((text for text in reversed(messages) if "Subtypes: [list[str], " in text), "")
+    given = _GIVEN.search(text)
+    if not given or "Subtypes: [list[str], " not in text.split("Errors:")[0]:
+        return ""
+    try:
+        value = literal_eval(given[1])
+    except (ValueError, SyntaxError):
+        return ""
+    items = value if isinstance(value, list) else [value]
+    kinds = {bool: "a boolean", int: "a number", float: "a number", dict: "a mapping", list: "a list"}
+    odd = next((item for item in items if not isinstance(item, str)), None)
+    what = kinds.get(type(odd), "no name")
+    words = "YAML reads no, yes, on and off as booleans" if isinstance(odd, bool) else f"YAML reads {odd} as {what}"
+    names = [_written(item) for item in items]
+    return f"{key}: {words}; write {flow_yaml(names)} in a file, or {flag(key, names)}"
+
+
+def _written(item: object) -> str:
+    """Returns a name as it was most likely written, from what YAML made of it.
+
+    >>> _written(False), _written({"Unnamed": 3}), _written(2020)
+    ('no', 'Unnamed: 3', '2020')
+    """
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    if isinstance(item, dict) and len(item) == 1:
+        return ": ".join(str(part) for pair in item.items() for part in pair)
+    return str(item)
+
+
 def _value(key: str, messages: Sequence[str]) -> str:
     """A value of another type than the key's."""
     match = next((match for text in reversed(messages) if (match := _VALUE.search(text))), None)
@@ -131,7 +167,7 @@ def _value(key: str, messages: Sequence[str]) -> str:
     if value in ("True", "False") and "str" in kinds:
         return f"{key}: YAML reads no, yes, on and off as {value.lower()}; quote a name, as in 'no'"
     literal = value if value[:1] in "[{(" or re.fullmatch(r"-?[\d.]+", value) else repr(value)
-    example = f", such as --{key} [{value}]" if "list[str]" in kinds and "<class 'str'>" not in kinds else ""
+    example = f", such as {flag(key, [value])}" if "list[str]" in kinds and "<class 'str'>" not in kinds else ""
     return f"{key}: {literal} is not accepted; use {_accepted(kinds)}{example}"
 
 

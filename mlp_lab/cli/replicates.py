@@ -40,7 +40,7 @@ def replicated(config: Any, data: TensorDataModule, stop: EarlyStop, trainer: di
     for replicate in range(replicates):
         L.seed_everything(seed + replicate, workers=True, verbose=False)
         members.append(MLPModule(data.spec_dict, **settings))
-        refuse_what_does_not_fit(members[0], data.batch_size, replicates)
+        refuse_what_does_not_fit(members[0], data.train_batch_size, replicates)
     L.seed_everything(seed, workers=True, verbose=False)
     clip = trainer.pop("gradient_clip_val", None)
     own = MemberStop(monitor=stop.monitor, patience=stop.patience, min_delta=abs(stop.min_delta))

@@ -67,7 +67,7 @@ def layer_rows(mlp: MLP, *, activation: str, norm: str) -> list[LayerRow]:
 def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
     """Prints the layers with shapes, parameters and FLOPs, what training will take, and the predicted signal."""
     console = console or Console(highlight=False)
-    module, spec, batch = cli.model, cli.datamodule.spec, cli.datamodule.batch_size
+    module, spec, batch = cli.model, cli.datamodule.spec, cli.datamodule.train_batch_size
     mlp, name = module.model, module.optimizer_config.name
     rows = layer_rows(mlp, activation=module.hparams["activation"], norm=module.hparams["norm"])
     parameters, flops = (sum(row.parameters for row in rows), sum(row.flops for row in rows))

@@ -310,7 +310,7 @@ def read_fitted(path: str, *, kind: str) -> dict[str, Any]:
 
 _NO_ROWS = {
     "train": "data: no training rows; give `train` a share of data.split, or rows of data.split_column",
-    "val": "data: no validation rows; give them a share of the split, or set trainer.limit_val_batches: 0",
+    "val": "data: no validation rows; give them a share of the split, or set --trainer.limit_val_batches 0",
     "test": "data: no test rows; give them a share of the split, or name a test file",
     "predict": "data: no rows to predict; data.path must have at least one row",
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlp_lab.data.sources import Source
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.flags import flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,11 @@ class Roles:
             target = target or [source.named.target]
             drop = [*drop, *(name for name in source.named.drop if name in columns and name not in drop)]
         if not target:
-            raise UserError(f"data.target: name the column of {source.label} to predict; it has {_listed(columns)}")
+            example = flag("data.target", columns[-1])
+            raise UserError(
+                f"data.target: name the column of {source.label} to predict, such as {example}; "
+                f"it has {_listed(columns)}"
+            )
         given = {
             "data.target": tuple(target),
             "data.split_column": (split_column,) if split_column is not None else (),
@@ -75,7 +80,11 @@ def check_names(given: Mapping[str, tuple[object, ...]], columns: Sequence[str],
                 )
             if name not in columns:
                 guess = nearest(str(name), columns)
-                hint = f" (did you mean {guess!r}?)" if guess else ""
+                several = [part.strip() for part in name.split(",")]
+                if len(several) > 1 and set(several) <= set(columns):
+                    hint = f" (did you mean {flag(key, several)}?)"
+                else:
+                    hint = f" (did you mean {guess!r}?)" if guess else ""
                 raise UserError(f"{key}: {label} has no column {name!r}{hint}; it has {_listed(columns)}")
             if name in first_key:
                 raise UserError(f"{key}: {name!r} is already in {first_key[name]}; a column plays one part")

@@ -81,7 +81,7 @@ class TabularDataModule(TensorDataModule):
         drop_missing_target: bool = False,
         split: list[float] | None = None,
         train_rows: int | None = None,
-        split_column: str | None = None,
+        split_column: list[str] | str | None = None,
         test_path: str | None = None,
         scaling: str = "standard",
         bins: int | None = None,
@@ -113,7 +113,11 @@ class TabularDataModule(TensorDataModule):
         self.missing_values = MISSING_VALUES if missing_values is None else tuple(_listed(missing_values))
         self.drop_missing_target = drop_missing_target
         self.split = check_ratios([0.8, 0.1, 0.1] if split is None else split)
-        self.split_column, self.train_rows = split_column, train_rows
+        columns = _names(split_column)
+        if len(columns) > 1:
+            raise UserError(f"data.split_column: {columns} are {len(columns)} columns; name one")
+        self.split_column = columns[0] if columns else None
+        self.train_rows = train_rows
         self.scaling, self.bins, self.verbose = scaling, bins, verbose
         self._no_target = ""
         self._names: tuple[str, ...] | None = None  # columns that name the rows; None where no cells are kept

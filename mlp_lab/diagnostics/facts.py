@@ -132,7 +132,7 @@ def _of_data(data: TensorDataModule) -> dict[str, Any]:
         "classes": len(spec.classes),
         "data": type(data).__name__,
         "scaling": scaling,
-        "batch_size": data.batch_size,
+        "batch_size": data.train_batch_size,
         "majority_share": max(counts) / sum(counts) if sum(counts) else NAN,
     }
 

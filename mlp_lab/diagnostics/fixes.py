@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from mlp_lab import flags
 from mlp_lab.diagnostics.evidence import Facts
 from mlp_lab.model.activations import ACTIVATIONS, find
 from mlp_lab.model.criticality import critical_point
@@ -23,13 +24,12 @@ DEEP = 5  # hidden layers from which a smooth activation needs its critical init
 
 
 def flag(key: str, value: object) -> str:
-    """Returns one flag.
+    """Returns one flag, a number with six digits.
 
-    >>> flag("model.optimizer.lr", 0.003), flag("model.residual", True)
-    ('--model.optimizer.lr 0.003', '--model.residual true')
+    >>> flag("model.optimizer.lr", 0.003), flag("model.dropout", 0.1 + 0.2)
+    ('--model.optimizer.lr 0.003', '--model.dropout 0.3')
     """
-    text = f"{value:.6g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
-    return f"--{key} {text}"
+    return flags.flag(key, float(f"{value:.6g}") if isinstance(value, float) else value)
 
 
 def rounded(value: float) -> float:

@@ -132,7 +132,7 @@ class Together(Alone):
         Raises:
             UserError: They are more than `memory`, so that it may not even be trained alone.
         """
-        mlp, rows, rule = run.module.model, run.data.batch_size, run.module.optimizer_config
+        mlp, rows, rule = run.module.model, run.data.train_batch_size, run.module.optimizer_config
         joint = device_of(run.trainer) == "cuda"
         size = member_bytes(mlp, rows, optimizer=rule.name, momentum=rule.momentum, joint=joint)
         if self.memory is not None and size > self.memory:
@@ -257,7 +257,7 @@ def stackable(run: Run) -> bool:
 
 def is_heavy(run: Run) -> bool:
     """Says whether a run is faster alone than in a stack, however many it is stacked with."""
-    few = run.data.batch_size <= FEW_ROWS and device_of(run.trainer) == "cpu"
+    few = run.data.train_batch_size <= FEW_ROWS and device_of(run.trainer) == "cpu"
     return few and sum(parameter.numel() for parameter in run.module.model.parameters()) > HEAVY
 
 

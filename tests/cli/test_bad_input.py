@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -52,8 +53,8 @@ MISTAKES = {
     "fit --config class.yaml": "data: 'TabluarDataModule' is not a class that can be used here; use MNISTDataModule or "
     "TabularDataModule",
     "fit --config option.yaml": "data.droop: no such key of TabularDataModule; did you mean data.drop?",
-    "fit --config no.yaml": "data.target: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
-    "fit --config nos.yaml": "data.drop: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
+    "fit --config no.yaml": "data.target: YAML reads no, yes, on and off as booleans; … --data.target '[\"no\"]'",
+    "fit --config nos.yaml": "data.drop: YAML reads no, yes, on and off as booleans; … --data.drop '[\"no\", c]'",
     # types
     f"{FIT} --model.depth abc": "model.depth: 'abc' is not accepted; use an integer or null",
     f"{FIT} --model.depth 2.5": "model.depth: 2.5 is not accepted; use an integer or null",
@@ -62,7 +63,11 @@ MISTAKES = {
     f"{FIT} --model.optimizer adam": "model.optimizer: 'adam' is not accepted; it is a group of keys, such as "
     "model.optimizer.name",
     f"{FIT} --model.spec {{}}": "model.spec: it is taken from the data; leave it out",
-    f"{FIT} --data.drop c": "data.drop: 'c' is not accepted; use a list of names or null, such as --data.drop [c]",
+    f"{FIT} --data.drop [2020,c]": "data.drop: YAML reads 2020 as a number; … or --data.drop '[\"2020\", c]'",
+    f"{FIT} --data.drop c,q": "data.drop: table.csv has no column 'c,q'; it has a, b, c, y",
+    f"{FIT} --data.drop b,c": "data.drop: table.csv has no column 'b,c' (did you mean --data.drop '[b, c]'?); it has …",
+    f"{FIT} --data.split_column [b,c]": "data.split_column: ['b', 'c'] are 2 columns; name one",
+    f"{FIT} --diagnostics.groups 7": "diagnostics.groups: …",
     f"{FIT} --data.batch_size many": "data.batch_size: 'many' is not accepted; use an integer",
     f"{FIT} --seed_everything abc": "seed_everything: 'abc' is not accepted; use true or false or an integer",
     f"{FIT} --seed_everything -3": "seed_everything: -3 is not a seed; accepted: 0 to 4294967295",
@@ -125,27 +130,31 @@ MISTAKES = {
     f"{FIT} --data.path cut.csv.gz": "data.path: cut.csv.gz cannot be unpacked or read (…); is it complete?",
     f"{FIT} --data.path bad.parquet": "data.path: bad.parquet is not a readable Parquet file (…)",
     f"{FIT} --data.path same.csv": "data.path: same.csv has 1 duplicate column name(s): 'a'",
-    f"{FIT} --data.path blank.csv": "data.drop: no training row has a value in a; leave out with data.drop: [a]",
-    f"{FIT} --data.path inf.csv": "data.path: column 'a', row 3: inf is infinite; only finite numbers train",
-    f"{FIT} --data.path text.csv": "data.path: column 'a', row 3: 'seven' is not a number; leave it empty, …",
+    f"{FIT} --data.path blank.csv": "data.path: blank.csv has no value in column(s) 'a' …--data.drop '[a]'",
+    f"{FIT} --data.path inf.csv": "data.path: inf.csv, column 'a', line 4: inf is infinite; only finite numbers train",
+    f"{FIT} --data.path text.csv": "data.path: text.csv, column 'a', line 4: 'seven' is not a number; leave …",
     f"{FIT} --data.target q": "data.target: table.csv has no column 'q'; it has a, b, c, y",
     f"{FIT} --data.drop [q]": "data.drop: table.csv has no column 'q'; it has a, b, c, y",
     f"{FIT} --data.path constant.csv": "data.target: 'y' is yes in every training row; there is nothing to predict",
     f"{FIT} --data.path lonely.csv": "data.split: class 'maybe' has one row, which cannot be both trained on and …",
-    f"{FIT} --data.path gap.csv": "data.target: 'y' is missing in 1 of 60 rows, first in row 3; fill it in or set …",
+    f"{FIT} --data.path gap.csv": "data.target: 'y' is missing in 1 of 60 rows, first in line 4 of gap.csv; fill …",
     f"{FIT} --data.task regresion": "data.task: 'regresion' is unknown (did you mean 'regression'?); accepted: …",
-    f"{FIT} --data.task regression": "data.target: column 'y', row 1: 'yes' is not a number; …",
+    f"{FIT} --data.task regression": "data.target: table.csv, column 'y', line 2: 'yes' is not a number; …",
     f"{FIT} --data.scaling std": "data.scaling: 'std' is unknown; accepted: standard, …",
     f"{FIT} --data.split [0.5,0.1,0.1]": "data.split: [0.5, 0.1, 0.1] sums to 0.7, not to 1",
     f"{FIT} --data.split 0.8,0.1,0.1": "data.split: '0.8,0.1,0.1' is not accepted; use a list of numbers or null",
     f"{FIT} --data.split [1,0,0]": "data: no validation rows; give them a share of the split, or set …",
-    f"{FIT} --data.split_column c": "data.split_column: 'c' has 'x' in row 1; accepted: train, …",
+    f"{FIT} --data.split_column c": "data.split_column: 'c' has 'x' in line 2 of table.csv; accepted: train, …",
     f"{FIT} --data.path parts.csv --data.split_column c": "data.split_column: 'c' has no validation rows; mark some …",
     f"{FIT} --data.batch_size 0": "data.batch_size: 0 must be 1 or more",
-    f"{FIT} --data.batch_size 1000": "data.batch_size: 1000 is larger than the 48 training rows; 48 trains on all …",
+    f"{FIT} --data.train_rows 0": "data.train_rows: 0 must be 1 or more",
+    f"{FIT} --data.train_rows 1": "data.train_rows: 1 is fewer than the 2 classes; use at least 2",
+    f"{FIT} --data.train_rows 49": "data.train_rows: 49 is more than the 48 training rows; use at most 48, …",
+    f"{FIT} --data.train_rows half": "data.train_rows: 'half' is not accepted; use an integer or null",
+    f"{FIT} --data.path two.zip": "data.path: two.zip holds 2 tables (a.csv, b.csv); give one file of .csv, …",
     f"{FIT} --data.dataset digits": "data.dataset: 'digits' and data.path: 'table.csv' are both given; leave one out",
     "fit --data.dataset digit": "data.dataset: 'digit' is unknown (did you mean 'digits'?); accepted: digits, …",
-    "fit --data.path table.csv": "data.target: name the column of table.csv to predict; it has a, b, c, y",
+    "fit --data.path table.csv": "data.target: name the column of table.csv to predict, such as --data.target y; …",
     "fit --data.dataset adult --data.root nodata": "data.dataset: 'adult' is not at nodata/tabular/adult.csv and …; "
     "put the file there as CSV with a column 'income', or set data.root",
     # images
@@ -153,6 +162,7 @@ MISTAKES = {
     "train-images-idx3-ubyte, … (or the same with .gz) into nodata/MNIST/raw",
     f"{MNIST} --data.root cut": "data.root: cut/MNIST/raw/train-images-idx3-ubyte is truncated: expected 7856 bytes, …",
     f"{MNIST} --data.dataset mnits": "data.dataset: 'mnits' is not accepted; use mnist, fashion, …",
+    f"{MNIST} --data.train_rows 0": "data.train_rows: 0 must be 1 or more",
     f"{MNIST} --data.val_fraction 1": "data.val_fraction: 1.0 is outside 0 to below 1",
     f"{MNIST} --data.augment.rotation far": "data.augment.rotation: 'far' is not accepted; use a number",
     f"{MNIST} --data.augment.rotation -3": "data.augment.rotation: -3.0 is outside 0 to 180",
@@ -186,11 +196,11 @@ MISTAKES = {
     "(model.blocks.0.linear.weight has shape [8, 6] in the checkpoint and [7, 6] in this config's model); …",
     "fit --resume run --model.depth 2": "ckpt_path: the checkpoint is of another architecture (…",
     "fit --resume run --trainer.max_epochs 2 --data.path other.csv": "data: its fingerprint is …; resume on …",
-    "predict --run run --data.path lacking.csv": "data.path: the table lacks column(s) 'b', which the model was …",
-    "predict --run run --data.path text.csv": "data.path: column 'a', row 3: 'seven' is not a number; leave it …",
+    "predict --run run --data.path lacking.csv": "data.path: lacking.csv lacks column(s) 'b', which the model was …",
+    "predict --run run --data.path text.csv": "data.path: text.csv, column 'a', line 4: 'seven' is not a number; …",
     "predict --run run --data.path none.csv": "data.path: none.csv does not exist …",
-    "test --run run --data.path new.csv": "data.target: the table has no column 'y'; without it only predict works",
-    "predict --run run --data.path huge.csv": "data.path: column 'a', row 3: 1e+300 is too large after scaling (…); …",
+    "test --run run --data.path new.csv": "data.target: new.csv has no column 'y'; without it only predict works",
+    "predict --run run --data.path huge.csv": "data.path: huge.csv, column 'a', line 4: 1e+300 is too large after scaling …",
     "predict --run run --id q": "id: the table has no column 'q'; it has a, b, c, y",
     "predict --run run --id false": "id: …",
     "predict --run run --output .": "output: . is a directory; name a file in it, such as predictions.csv",
@@ -221,7 +231,7 @@ def write_configs(folder: Path) -> None:
         "class": "data:\n  class_path: TabluarDataModule\n",
         "option": "data:\n  class_path: TabularDataModule\n  init_args: {droop: [a]}\n",
         "no": "data:\n  class_path: TabularDataModule\n  init_args: {path: table.csv, target: no}\n",
-        "nos": "data:\n  class_path: TabularDataModule\n  init_args: {path: table.csv, target: y, drop: [no]}\n",
+        "nos": "data:\n  class_path: TabularDataModule\n  init_args: {path: table.csv, target: y, drop: [no, c]}\n",
         "mnist": "data:\n  class_path: MNISTDataModule\ntrainer: {max_epochs: 1}\n",
     }
     for name, text in texts.items():
@@ -256,6 +266,9 @@ def write_tables(folder: Path) -> None:
     for name, text in texts.items():
         (folder / f"{name}.csv").write_text(text)
     (folder / "latin.csv").write_bytes(b"a,b,y\n1,2,\xe9\n")
+    with zipfile.ZipFile(folder / "two.zip", "w") as archive:
+        for name in ("a.csv", "b.csv"):
+            archive.writestr(name, "a,y\n1,2\n")
     for name in ("sheet.xlsx", "bad.parquet", "cut.csv.gz"):
         (folder / name).write_bytes(b"no such format")
 

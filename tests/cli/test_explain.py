@@ -82,7 +82,8 @@ def parser() -> RaisingParser:
         ("--thing Thing --thing.drop x", "thing.drop: 'x' is not accepted; use a list of names or null, such as …"),
         (
             "--thing Thing --thing.drop [no]",
-            "thing.drop: YAML reads no, yes, on and off as false; quote a name, as in 'no'",
+            'thing.drop: YAML reads no, yes, on and off as booleans; write ["no"] in a file, or '
+            "--thing.drop '[\"no\"]'",
         ),
     ],
 )

@@ -204,7 +204,7 @@ def test_batch_of_the_training_rows_or_more_is_all_of_them(batch_size: int) -> N
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ("val", "data: no validation rows; give them a share of the split, or set trainer.limit_val_batches: 0"),
+        ("val", "data: no validation rows; give them a share of the split, or set --trainer.limit_val_batches 0"),
         ("test", "data: no test rows; give them a share of the split, or name a test file"),
         ("predict", "data: no test rows; give them a share of the split, or name a test file"),
     ],

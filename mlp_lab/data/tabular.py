@@ -113,7 +113,7 @@ class TabularDataModule(TensorDataModule):
         self.missing_values = MISSING_VALUES if missing_values is None else tuple(_listed(missing_values))
         self.drop_missing_target = drop_missing_target
         self.split = check_ratios([0.8, 0.1, 0.1] if split is None else split)
-        columns = _names(split_column)
+        columns = _listed(split_column)
         if len(columns) > 1:
             raise UserError(f"data.split_column: {columns} are {len(columns)} columns; name one")
         self.split_column = columns[0] if columns else None

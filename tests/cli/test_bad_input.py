@@ -200,7 +200,7 @@ MISTAKES = {
     "predict --run run --data.path text.csv": "data.path: text.csv, column 'a', line 4: 'seven' is not a number; …",
     "predict --run run --data.path none.csv": "data.path: none.csv does not exist …",
     "test --run run --data.path new.csv": "data.target: new.csv has no column 'y'; without it only predict works",
-    "predict --run run --data.path huge.csv": "data.path: huge.csv, column 'a', line 4: 1e+300 is too large after scaling …",
+    "predict --run run --data.path huge.csv": "data.path: huge.csv, column 'a', line 4: 1e+300 is too large …",
     "predict --run run --id q": "id: the table has no column 'q'; it has a, b, c, y",
     "predict --run run --id false": "id: …",
     "predict --run run --output .": "output: . is a directory; name a file in it, such as predictions.csv",

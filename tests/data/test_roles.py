@@ -34,7 +34,10 @@ def test_a_named_table_knows_its_own() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({}, "data.target: name the column of people.csv to predict; it has customerID, age, fold, income"),
+        (
+            {},
+            "data.target: name the column of people.csv to predict, such as --data.target income; it has customerID, ",
+        ),
         ({"target": ["incom"]}, "data.target: people.csv has no column 'incom' (did you mean 'income'?); it has"),
         ({"target": [False]}, "data.target: False is not a column name; YAML reads no, yes, on and off as booleans"),
         ({"target": ["income"], "drop": ["income"]}, "data.drop: 'income' is already in data.target"),

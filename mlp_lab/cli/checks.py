@@ -18,6 +18,7 @@ from mlp_lab.flags import flag
 from mlp_lab.model.tasks import SCORES
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
+from mlp_lab.training.optimizers import check_eps
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 ARCHITECTURE = ("depth", "width", "activation", "linear_bias", "norm", "residual", "encoder")
@@ -113,6 +114,9 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
     if trainer.limit_val_batches:
         data.part("val")
     _check_batch_norm(trainer, model, data)
+    if trainer.precision == "16-true":
+        for config in [model.optimizer_config] if isinstance(model, MLPModule) else model.configs:
+            check_eps(config, torch.float16)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, BestCheckpoint):
             check_monitor(callback.monitor, data)

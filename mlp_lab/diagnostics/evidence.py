@@ -51,6 +51,10 @@ class Facts:
     """Whether classes are weighed in the training loss (class_weights or pos_weight)."""
     optimizer: str = ""
     """Name in `OPTIMIZERS`, or the class name of a user's own."""
+    eps: float = NAN
+    """What the optimizer adds to its denominator; NaN where it has none."""
+    precision: str = ""
+    """Type of the weights, such as float32."""
     lr: float = NAN
     """The configured learning rate, which a schedule multiplies."""
     momentum: float = 0.0

@@ -55,6 +55,7 @@ def _of_network(mlp: MLP) -> dict[str, Any]:
         "depth": mlp.depth,
         "widths": tuple(mlp.widths),
         "parameters": sum(one.numel() for one in mlp.parameters() if one.requires_grad),
+        "precision": str(mlp.head.weight.dtype).removeprefix("torch."),
         "activation": mlp.activation if first else "",
         "norm": next((name for name, kind in NORM_KINDS.items() if first and isinstance(first.norm, kind)), "none"),
         "residual": any(block.skip for block in blocks),
@@ -103,6 +104,7 @@ def _of_optimizers(trainer: L.Trainer, mlp: MLP) -> dict[str, Any]:
         "momentum": groups[0].get("momentum", betas[0] if betas else 0.0),
         "weight_decay": max(group.get("weight_decay", 0.0) for group in groups),
         "frozen_layers": _numbers(frozen),
+        "eps": groups[0].get("eps"),
     }
     if not _mapping(trainer.lightning_module.hparams.get("optimizer")).get("lr"):
         facts["lr"] = groups[0]["lr"]

@@ -16,6 +16,8 @@ from mlp_lab.model.criticality import critical_point
 LARGE_SCALE = 2.0
 SMALL_SCALE = 0.3
 SIGNAL_DECADES = 1.0
+LEAST_EPS = 1e-5
+SMALLEST_FLOAT16 = 2.0**-24
 LARGE_INPUT, LARGEST_INPUT, SMALL_INPUT = 3.0, 10.0, 0.03
 
 
@@ -68,6 +70,30 @@ def frozen_layer(evidence: Evidence) -> Verdict | None:
         "weights and the others must make do with what it lets through. If that is not meant, let it train: the fix is "
         "a line of Python for before `fit`; also see that the optimizer is given all parameters.",
         fix=[f"{part}.requires_grad_(True)" for part in parts],
+    )
+
+
+def small_eps(evidence: Evidence) -> Verdict | None:
+    """Judges an eps that is too small for float16; before the first step.
+
+    Adam and its kin divide by √v + ε. Weights in float16 (`precision: 16-true`) have v in float16 too, where the square
+    of a gradient below 2e-4 is 0: such a step is the gradient over ε alone, and an ε below 3e-8 is 0 itself. With 1e-8
+    a network of the digits diverged within four steps, and with 1e-4 it trained as in float32.
+    """
+    facts = evidence.facts
+    if facts.precision != "float16" or not facts.eps < LEAST_EPS:
+        return None
+    is_zero = facts.eps <= SMALLEST_FLOAT16 / 2
+    size = "0" if is_zero else "too small"
+    return Verdict(
+        code="small_eps",
+        severity="critical" if is_zero else "warning",
+        step=1,
+        evidence={"eps": facts.eps, "smallest_float16": SMALLEST_FLOAT16},
+        message=f"The optimizer's eps of {facts.eps:g} is {size} in float16, the type of the weights (precision "
+        "16-true). The mean square of small gradients is 0 there, so the step divides by eps alone: weights jump, or "
+        "become infinite or NaN. Give the optimizer a larger eps, or keep the weights in float32.",
+        fix=["--model.optimizer.eps 1e-4"],
     )
 
 

@@ -18,6 +18,7 @@ Rule = Callable[[Evidence], Verdict | None]
 
 RULES: tuple[Rule, ...] = (
     rules_start.nonfinite_data,
+    rules_start.small_eps,
     rules_start.frozen_layer,
     rules_start.poor_init,
     rules_start.unscaled_inputs,
@@ -39,6 +40,7 @@ RULES: tuple[Rule, ...] = (
 
 CODES: dict[str, str] = {
     "nonfinite": "a NaN or an infinity",
+    "small_eps": "an optimizer's eps that is too small for weights in float16",
     "frozen_layer": "a layer that is never updated",
     "poor_init": "initial weights from which the network cannot learn",
     "unscaled_inputs": "input features far from unit scale",
@@ -56,13 +58,13 @@ CODES: dict[str, str] = {
 }
 """Every code, and what it means."""
 
-_STEPS = ("poor_init", "unscaled_inputs", "update_too_large")
+_STEPS = ("small_eps", "poor_init", "unscaled_inputs", "update_too_large")
 _FLOW = ("poor_init", "update_too_large", "dead_units", "vanishing_gradient", "update_too_small", "not_learning")
 _OUTCOMES = ("not_learning", "majority_class", "underfitting", "overfitting", "loss_mismatch")
 
 CAUSES: dict[str, tuple[str, ...]] = {
     "unscaled_inputs": (),
-    "update_too_large": ("nonfinite", "poor_init", "unscaled_inputs"),
+    "update_too_large": ("nonfinite", "small_eps", "poor_init", "unscaled_inputs"),
     "nonfinite": (*_STEPS, "exploding_gradient"),
     "dead_units": (*_STEPS, "exploding_gradient"),
     "exploding_gradient": ("poor_init", "unscaled_inputs"),

@@ -20,7 +20,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.population.fused import FusedUpdate, Parts
 from mlp_lab.population.joint import JointUpdate, Share
 from mlp_lab.population.stack import Population
-from mlp_lab.training.optimizers import OptimizerConfig
+from mlp_lab.training.optimizers import OptimizerConfig, check_eps
 
 RULES = ("sgd", "adam", "adamw")
 """Optimizers that a population has; a member with another one is trained alone."""
@@ -47,7 +47,8 @@ class StackOptimizer(Optimizer):
         joint: update all members by one formula, without waiting for the device; None does so but on the CPU.
 
     Raises:
-        UserError: names the member whose optimizer a population does not have, or the list of the wrong length.
+        UserError: names the member whose optimizer a population does not have, the list of the wrong length, or an eps
+            that is 0 in the type of the weights.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class StackOptimizer(Optimizer):
     ) -> None:
         members = len(population)
         _check(configs, clip, members)
+        for config in configs:
+            check_eps(config, next(population.parameters()).dtype)
         super().__init__(population.parameters(), {"lr": configs[0].lr})
         self.configs = list(configs)
         self.lr = [config.lr for config in configs]

@@ -146,6 +146,23 @@ def optimizer_rule(name: str) -> OptimizerRule:
     return OPTIMIZERS[name]
 
 
+def check_eps(config: OptimizerConfig, dtype: torch.dtype) -> None:
+    """Refuses an eps that is 0 in the type of the weights and of the optimizer's state.
+
+    The mean square of small gradients is 0 in float16 too, and the step divides by what is left: by nothing.
+
+    Raises:
+        UserError: Names eps, the precision and what to use.
+    """
+    if "eps" in optimizer_rule(config.name).uses and not torch.tensor(config.eps, dtype=dtype):
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"model.optimizer.eps: {config.eps:g} is 0 in {name}, the type of all weights under trainer.precision: "
+            f"16-true, and {config.name} divides by it; use --model.optimizer.eps 1e-4, or "
+            "--trainer.precision bf16-mixed"
+        )
+
+
 def is_decayed(name: str, parameter: Tensor) -> bool:
     """Returns whether weight decay applies by default: to matrices, not to biases, norm scales or slopes.
 
@@ -186,9 +203,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, *, fused: bool = 
             clipping: Lightning refuses to clip for optimizers that unscale the gradients themselves.
 
     Raises:
-        UserError: If the optimizer has nothing to do in this model.
+        UserError: If the optimizer has nothing to do in this model, or its eps is 0 in the type of the weights.
     """
     groups = parameter_groups(model, config)
+    check_eps(config, groups[0]["params"][0].dtype if groups else torch.float32)
     on_device = all(parameter.device.type in FUSED_DEVICES for group in groups for parameter in group["params"])
     optimizer = optimizer_rule(config.name).build(groups, config, fused and on_device)
     _keep_hyperparameters_(optimizer)

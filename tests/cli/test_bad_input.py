@@ -71,6 +71,9 @@ MISTAKES = {
     f"{FIT} --data.batch_size many": "data.batch_size: 'many' is not accepted; use an integer",
     f"{FIT} --seed_everything abc": "seed_everything: 'abc' is not accepted; use true or false or an integer",
     f"{FIT} --seed_everything -3": "seed_everything: -3 is not a seed; accepted: 0 to 4294967295",
+    f"{FIT} --trainer.precision 16-true": "model.optimizer.eps: 1e-08 is 0 in float16, the type of all weights under …",
+    f"{FIT} --trainer.precision 16-true --replicates 2": "model.optimizer.eps: 1e-08 is 0 in float16, …; use "
+    "--model.optimizer.eps 1e-4, or --trainer.precision bf16-mixed",
     f"{FIT} --trainer.precision 17": "trainer.precision: 17 is not accepted; use 64, 32, 16, …16-mixed, … or null",
     f"{FIT} --trainer.logger board": "trainer.logger: 'board' is not a class that can be used here; use a class …",
     "fit --data.help=Foo": "data.help: 'Foo' is not a class that can be used here; use MNISTDataModule or "

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlp_lab.diagnostics.callback import Diagnostics
-from mlp_lab.errors import UserError
+from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.training.tracking import MetricsCSV
 from tests.diagnostics.fits import QUIET, STEPS, Spy, assert_equal, build, fit, hooks, load
@@ -251,3 +252,16 @@ def test_sequential_of_a_user_is_measured_like_the_mlp_with_its_weights(norm: st
     assert len(students.steps) == len(mine.steps) > 5
     for one, other in zip(students.steps + students.epochs, mine.steps + mine.epochs, strict=True):
         assert_equal(one.values, other.values, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*training loop may be.*")
+def test_adam_of_a_user_in_float16_is_told_its_eps() -> None:
+    class Half(Student):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), foreach=False)
+
+    diagnostics = Diagnostics(every_n_steps=2)
+    module = Half(MLP(6, 3, depth=2, width=8, activation="tanh"))
+    with suppress(NonFiniteError):
+        fit(module, loaders(), diagnostics, max_epochs=1, precision="16-true")
+    assert diagnostics.verdicts[0].code == "small_eps"

@@ -7,7 +7,14 @@ import pytest
 
 from mlp_lab.diagnostics import rules_start
 from mlp_lab.diagnostics.evidence import Evidence, Facts, Measured
-from mlp_lab.diagnostics.rules_start import frozen_layer, nonfinite_data, poor_init, sensible_scales, unscaled_inputs
+from mlp_lab.diagnostics.rules_start import (
+    frozen_layer,
+    nonfinite_data,
+    poor_init,
+    sensible_scales,
+    small_eps,
+    unscaled_inputs,
+)
 from mlp_lab.diagnostics.scan import NonFinite
 
 HE = math.sqrt(2)
@@ -105,3 +112,22 @@ def test_the_scale_of_the_inputs(rms: float, worst: float, found: bool):
     if verdict is not None:
         assert verdict.fix == ["--data.scaling standard"]
     assert unscaled_inputs(Evidence()) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "eps", "severity"),
+    [
+        ("float16", 1e-8, "critical"),
+        ("float16", 1e-7, "warning"),
+        ("float16", 1e-4, None),
+        ("float16", math.nan, None),
+        ("bfloat16", 1e-8, None),
+        ("float32", 1e-8, None),
+    ],
+)
+def test_eps_too_small_for_float16_is_named_with_one_that_is_not(precision: str, eps: float, severity: str | None):
+    verdict = small_eps(network(precision=precision, eps=eps))
+    assert (None if verdict is None else verdict.severity) == severity
+    if verdict is not None:
+        assert verdict.fix == ["--model.optimizer.eps 1e-4"]
+        assert f"eps of {eps:g}" in verdict.message

@@ -156,3 +156,9 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(UserError) as caught:
             StackOptimizer(population, **arguments)
         assert str(caught.value) == message
+
+
+def test_eps_that_is_zero_in_the_type_of_the_weights_is_refused() -> None:
+    population = Population.stack([MLP(4, 2).half()])
+    with pytest.raises(UserError, match=r"model\.optimizer\.eps: 1e-08 is 0 in float16"):
+        StackOptimizer(population, [OptimizerConfig()])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mlp_lab.errors import UserError
+from mlp_lab.model.mlp import MLP
 from mlp_lab.training.optimizers import OPTIMIZERS, OptimizerConfig, build_optimizer, is_decayed, parameter_groups
 
 
@@ -267,3 +268,13 @@ def test_mistakes_name_the_key_and_what_would_do(settings: dict, message: str):
 def test_muon_needs_hidden_layers():
     with pytest.raises(UserError, match=r"model\.optimizer\.name: 'muon'.*model\.depth is 0"):
         build_optimizer(net(depth=0), OptimizerConfig(name="muon"))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "muon"])
+def test_eps_that_is_zero_in_the_type_of_the_weights_is_refused(name: str) -> None:
+    mlp = MLP(4, 2, depth=1, width=3).half()
+    with pytest.raises(UserError, match=r"optimizer\.eps: 1e-08 is 0 in float16, .* --model\.optimizer\.eps 1e-4"):
+        build_optimizer(mlp, OptimizerConfig(name=name))
+    build_optimizer(mlp, OptimizerConfig(name=name, eps=1e-4))
+    build_optimizer(mlp.bfloat16(), OptimizerConfig(name=name))
+    build_optimizer(mlp.half(), OptimizerConfig(name="sgd"))

@@ -43,6 +43,7 @@ from mlp_lab.training.weights_and_biases import WandbRun
 
 DATA_MODULES = (MNISTDataModule, TabularDataModule)  # imported so that a config may name them by class name
 PATH_KEYS = ("path", "root", "test_path")
+USER_ERROR = 2  # exit status
 NOT_IN_CONFIG = ("config", "ckpt_path", "weights_only")
 TRAINER_DEFAULTS = {
     "devices": 1,
@@ -214,6 +215,7 @@ class BenchCLI(LightningCLI):
         Raises:
             KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit; its message says how to go on.
             NonFiniteError: A NaN or an infinity; its verdict has been told, and its message names the checkpoint kept.
+            UserError: A mistake that only the training shows, such as a score that has no value.
         """
         trainer = self.trainer
         check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
@@ -221,6 +223,9 @@ class BenchCLI(LightningCLI):
             self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         try:
             trainer.fit(**kwargs)
+        except UserError:
+            self._finish(USER_ERROR)
+            raise
         except NonFiniteError as error:
             self._finish(error.exit_status)
             raise NonFiniteError(f"{error}; {self._kept()}", error.found) from error
@@ -239,18 +244,23 @@ class BenchCLI(LightningCLI):
         if self.directory is None:
             print("fast_dev_run: every part ran once; nothing was written")
             return
-        best = self._finish()
+        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
+        unjudged = best.epoch < 0 and best.monitor in self.trainer.callback_metrics
+        self._finish(USER_ERROR if unjudged else 0)
+        if unjudged:
+            raise UserError(f"early_stopping.monitor: {best.monitor} was finite in no validation; {self._kept()}")
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
 
-    def _finish(self, exit_code: int = 0) -> BestCheckpoint:
-        """Ends the W&B runs, and returns the best checkpoint."""
-        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
+    def _finish(self, exit_code: int = 0) -> None:
+        """Ends the W&B runs."""
+        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        if best is None:  # fast_dev_run has neither
+            return
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbRun):
                 scores = {f"best/{name}": value for name, value in best.scores.items()}
                 logger.finish(best.path if best.epoch >= 0 else None, scores, exit_code)
-        return best
 
     def _kept(self) -> str:
         """Says which state of a run that had to stop is still there."""

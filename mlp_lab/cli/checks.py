@@ -10,12 +10,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mlp_lab.data.module import TensorDataModule
+from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError, unknown
 from mlp_lab.flags import flag
-from mlp_lab.model.tasks import SCORES
+from mlp_lab.model.tasks import SCORES, UNDEFINED, undefined
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import check_eps
@@ -119,7 +121,7 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
             check_eps(config, torch.float16)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, BestCheckpoint):
-            check_monitor(callback.monitor, data)
+            check_monitor(callback.monitor, data, trainer.limit_val_batches)
 
 
 def _check_interval(trainer: L.Trainer, batches: int) -> None:
@@ -154,12 +156,43 @@ def _check_batch_norm(trainer: L.Trainer, model: MLPModule, data: TensorDataModu
             )
 
 
-def check_monitor(monitor: str, data: TensorDataModule) -> None:
-    """Checks that the best epoch and early stopping are judged by the validation loss or one of the task's metrics.
+def check_monitor(
+    monitor: str, data: TensorDataModule, limit: int | float | None = None, *, key: str = "early_stopping.monitor"
+) -> None:
+    """Checks that a validation score that a run is judged by is measured, and has a value on the validation rows.
+
+    Args:
+        monitor: The score.
+        data: The data.
+        limit: `trainer.limit_val_batches`.
+        key: The key that names the score.
 
     Raises:
-        UserError: They are not.
+        UserError: It is neither the validation loss nor one of the task's metrics, or is not defined on those rows.
     """
     accepted = [f"val/{name}" for name in ("loss", *SCORES[data.spec.task])]
     if monitor not in accepted:
-        raise unknown("early_stopping.monitor", monitor, accepted)
+        raise unknown(key, monitor, accepted)
+    if monitor.rpartition("/")[2] not in UNDEFINED or limit == 0:
+        return
+    part, size = data.part("val"), data.eval_batch_size
+    assert part.target is not None
+    batches = limit if isinstance(limit, int) else int(-(-part.rows // size) * (1.0 if limit is None else limit))
+    target = part.target[: batches * size]
+    if len(target) and monitor.rpartition("/")[2] in undefined(data.spec, target):
+        rows = f"{len(target):,} validation row{'s' if len(target) > 1 else ''}"
+        raise UserError(
+            f"{key}: {monitor} has no value on the {rows}, {_what_is_equal(data.spec, target)}; "
+            "use val/loss, or validate on more rows (data.split)"
+        )
+
+
+def _what_is_equal(spec: DataSpec, target: Tensor) -> str:
+    """Says why a metric has no value on rows with these targets."""
+    every = "which is" if len(target) == 1 else "which are all"
+    if spec.task == "binary":
+        return f"{every} of class {spec.classes[int(target[0])]!r}"
+    if spec.task == "multilabel":
+        return "on which no label varies"
+    constant = [name for name, column in zip(spec.targets, target.T, strict=True) if column.amin() == column.amax()]
+    return f"on which {constant[0] if constant else spec.targets[0]!r} does not vary"

@@ -14,6 +14,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +27,7 @@ from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.tasks import probabilities
 from mlp_lab.population.best import BestMembers
-from mlp_lab.training.checkpoints import BestCheckpoint
+from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import RunDirectory, write_text
 
@@ -34,7 +35,11 @@ SHOWN_ROWS, SHOWN_COLUMNS = 5, 6  # of the predictions, on the screen
 
 
 def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None:
-    """Prints the best epoch's validation scores and how fast the training was."""
+    """Prints the best epoch's validation scores, how fast the training was, and whether a NaN has ended it."""
+    for stop in _callbacks(trainer):
+        if isinstance(stop, EarlyStop) and stop.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
+            value = float(trainer.callback_metrics[stop.monitor])
+            print(f"stopped in epoch {trainer.current_epoch}: {stop.monitor} is {value}")
     epochs = "epoch" if trainer.current_epoch == 1 else "epochs"
     if isinstance(best, BestMembers) and best.epoch >= 0:
         print_scores(f"mean ± standard deviation of {len(best.members)} replicates at their best", spec, best.scores)

@@ -261,8 +261,7 @@ def check_space(builder: TrialBuilder, settings: SweepSettings, space: Space) ->
         if code not in CODES:
             raise unknown("diagnosis.prune", code, CODES)
     for metric in settings.study.metric:
-        if metric not in builder.metrics:
-            raise unknown("study.metric", metric, builder.metrics)
+        builder.check_metric(metric)
     for key in space.canonical():
         if key.partition(".")[0] in ("run", "checkpoint", "seed_everything", "replicates"):
             raise UserError(f"space.{key}: it says where and how a run is kept, not how it learns; search another key")

@@ -15,7 +15,7 @@ from mlp_lab.cli.checks import check_config, check_monitor, check_training, trai
 from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, unknown
 from mlp_lab.model.tasks import SCORES
 from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.population import Together
@@ -111,6 +111,17 @@ class TrialBuilder:
         """The validation metrics that every run logs, and the one of the diagnostics."""
         return [*(f"val/{name}" for name in ("loss", *SCORES[self.data.spec.task])), DECADES]
 
+    def check_metric(self, metric: str) -> None:
+        """Refuses a metric of the study that no run logs, or that has no value on the validation rows.
+
+        Raises:
+            UserError: It is one.
+        """
+        if metric not in self.metrics:
+            raise unknown("study.metric", metric, self.metrics)
+        if metric != DECADES:
+            check_monitor(metric, self.data, self._base.trainer.limit_val_batches, key="study.metric")
+
     def parse(self, settings: Mapping[str, object]) -> Any:
         """Returns the parser's namespace for the base config with a point's settings.
 
@@ -153,7 +164,7 @@ class TrialBuilder:
         config = self.parse(settings)
         data = self._data_of(config)
         module = MLPModule(data.spec_dict, **_plain(config.model))
-        check_monitor(config.early_stopping.monitor, data)
+        check_monitor(config.early_stopping.monitor, data, config.trainer.limit_val_batches)
         if here:
             trainer = build_trainer(trainer_settings(config))
             check_training(trainer, module, data)

@@ -201,6 +201,26 @@ SCORES: dict[TaskName, tuple[str, ...]] = {
 """What `metrics` measures of each task."""
 
 
+UNDEFINED = {
+    "auroc": "the validation rows hold one class",
+    "auprc": "the validation rows hold one class",
+    "r2": "a target does not vary over the validation rows",
+}
+"""Metrics that have no value on some rows, whatever is predicted, and why."""
+
+
+def undefined(spec: DataSpec, target: Tensor) -> set[str]:
+    """Returns the metrics that have no value on rows with these targets, whatever is predicted.
+
+    Args:
+        spec: the data set.
+        target: (N,) or (N, T), what the loss takes.
+    """
+    measured = metrics(spec)
+    measured.update(torch.zeros(len(target), spec.out_features), target.cpu())
+    return {name for name, value in measured.compute().items() if value.isnan()}
+
+
 def metrics(spec: DataSpec) -> TaskMetrics:
     """Builds the metrics of a data set; threshold-dependent ones use the most probable class.
 

@@ -21,6 +21,7 @@ from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
 from mlp_lab.population.optimizers import StackOptimizer
 from mlp_lab.population.stack import Population
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.checkpoints import refuse_first
 from mlp_lab.training.meters import Meter
 from mlp_lab.training.straight import StraightModule
 
@@ -183,6 +184,8 @@ class ScoredPopulation(StraightModule):
             for number, of_member, on in zip(self.numbers, scores, active, strict=True):
                 if on:
                     self.stop.update(number, of_member)
+            if not self.stop.best:  # no member has had a finite value
+                refuse_first(self.stop.monitor, values[f"val/{self.stop.monitor.rpartition('/')[2]}"])
             self.let_stop(self.trainer.global_step, ending=self.trainer.is_last_batch)
 
     def let_stop(self, step: int, *, ending: bool = False) -> list[int]:

@@ -14,7 +14,7 @@ from mlp_lab.population.module import PopulationModule
 from mlp_lab.sweep.chunks import ABSENT
 from mlp_lab.sweep.pruning import Rungs
 from mlp_lab.sweep.runs import Outcome, Point
-from mlp_lab.sweep.serial import Alone, Course, ends_epoch, last_before
+from mlp_lab.sweep.serial import Alone, Course, ends_epoch, last_before, without_value
 
 
 class Members(L.Callback):
@@ -96,6 +96,9 @@ class Members(L.Callback):
             if course.state == "complete" and number not in pl_module.failed and not course.over:
                 course.reports[epoch] = [pl_module.scores[number][name] for name in names]
                 course.epochs, course.over = epoch, not active[place]  # by early stopping
+                if not before and (reason := without_value(self.backend.metrics, course.reports[epoch])):
+                    course.state, course.error = "failed", reason
+                    self._end(number // seeds, pl_module)
         self.note_failures(pl_module)
         self._diagnose(pl_module)
         if ends_epoch(trainer) and self.rungs.due(epoch, before):

@@ -16,7 +16,7 @@ from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.sweep.pruning import Rungs, worth
 from mlp_lab.sweep.runs import Judge, Outcome, Point, State
-from mlp_lab.training.checkpoints import EarlyStop
+from mlp_lab.training.checkpoints import EarlyStop, first_fault
 from mlp_lab.training.module import MLPModule
 
 DECADES = "signal/decades"
@@ -114,7 +114,9 @@ class Watch(L.Callback):
         values = [self._value(trainer, name) for name in self.metrics]
         before = last_before(epoch, self.course.reports)
         self.course.reports[epoch] = values
-        if any(one.code in self.prune for one in self.diagnostics.verdicts):
+        if not before and (reason := without_value(self.metrics, values)):
+            self.course.state, self.course.error, trainer.should_stop = "failed", reason, True
+        elif any(one.code in self.prune for one in self.diagnostics.verdicts):
             self.course.state, trainer.should_stop = "diagnosed", True
         elif ends_epoch(trainer) and self.decide(epoch, before, values[0]):
             self.course.state, trainer.should_stop = "pruned", True
@@ -128,6 +130,18 @@ class Watch(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts the epochs."""
         self.course.epochs = trainer.current_epoch + 1
+
+
+def without_value(metrics: Sequence[str], values: Sequence[float]) -> str | None:
+    """Returns why a trial cannot be judged by the values of its first validation, None where it can.
+
+    >>> without_value(["val/loss", "val/auroc"], [0.5, float("nan")])
+    'val/auroc is nan in the first validation, for the validation rows hold one class'
+    """
+    for metric, value in zip(metrics, values, strict=True):
+        if math.isnan(value) and metric != DECADES:  # which has no value before it is measured
+            return first_fault(metric, value)
+    return None
 
 
 def last_before(epoch: int, reports: Iterable[int]) -> int:

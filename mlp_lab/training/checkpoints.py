@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mlp_lab.errors import NonFiniteError, UserError, unknown
+from mlp_lab.model.tasks import UNDEFINED
 from mlp_lab.training.burst import ANY, steps_till
 from mlp_lab.training.finite import first_bad
 from mlp_lab.training.tracking import partial_path
@@ -81,6 +82,22 @@ def refuse(tensor: str | None, path: Path) -> None:
     if tensor is not None:
         kept = "the last good one is kept" if path.exists() else "nothing was written"
         raise NonFiniteError(f"{tensor} is not finite, so {path.name} was not saved; {kept}", tensor)
+
+
+def first_fault(monitor: str, value: float) -> str:
+    """Says why a score of the first validation pass is not finite."""
+    why = UNDEFINED.get(monitor.rpartition("/")[2], "the outputs of the network are too large on some rows")
+    return f"{monitor} is {value} in the first validation, for {why}"
+
+
+def refuse_first(monitor: str, value: float) -> None:
+    """Refuses a monitored value that is not finite where no validation pass has had a finite one.
+
+    Raises:
+        UserError: It is not finite.
+    """
+    if not math.isfinite(value):
+        raise UserError(f"early_stopping.monitor: {first_fault(monitor, value)}")
 
 
 class BestCheckpoint(Checkpoint):
@@ -256,6 +273,9 @@ class EarlyStop(EarlyStopping):
         return not self.enabled or not measured or super()._should_skip_check(trainer)
 
     def _run_early_stopping_check(self, trainer: L.Trainer) -> None:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and not trainer.fast_dev_run and not math.isfinite(self.best_score):  # type: ignore[attr-defined]
+            refuse_first(self.monitor, float(value))
         super()._run_early_stopping_check(trainer)
         self.decided = trainer.should_stop
 

@@ -207,6 +207,37 @@ def test_config_and_checkpoint_name_a_model_without_a_run(run: Path, table: Path
     assert not (table / "runs").exists()
 
 
+# ---- scores that are not finite -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def overflowing(here: Path) -> list[str]:
+    """Words that fit a regression whose outputs overflow on a validation row."""
+    rows = [(row / 10, 0.1 + row, "train" if row < 20 else "val") for row in range(24)]
+    frame = pd.DataFrame(rows, columns=["a", "y", "part"])
+    frame.loc[21, "a"] = 1e30
+    frame.to_csv(here / "far.csv", index=False)
+    write_config(here / "config.yaml", table="far.csv", target="y")
+    return ["fit", "--config", "config.yaml", "--data.split_column", "part", "--data.scaling", "none"]
+
+
+@pytest.mark.parametrize("more", [[], ["--replicates", "2"]])
+def test_first_score_that_is_not_finite_ends_the_fit(more: list[str], overflowing: list[str], bench: Bench) -> None:
+    answer = bench(*overflowing, *more, "--run.dir", "run")
+    assert answer.status == 2
+    line = "error: early_stopping.monitor: val/loss is inf in the first validation, for the outputs of the network are"
+    assert answer.err.startswith(line)
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_run_without_a_finite_score_has_failed_where_it_was_not_to_stop(overflowing: list[str], bench: Bench) -> None:
+    answer = bench(*overflowing, "--early_stopping.patience", "0", "--run.dir", "run")
+    line = (
+        "error: early_stopping.monitor: val/loss was finite in no validation; run/checkpoints/last.ckpt holds the last"
+    )
+    assert (answer.status, answer.err.startswith(line)) == (2, True)
+
+
 # ---- W&B --------------------------------------------------------------------------------------------------------
 
 

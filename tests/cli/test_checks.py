@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from mlp_lab.cli.checks import check_training, read_hyperparameters
+from mlp_lab.cli.checks import check_monitor, check_training, read_hyperparameters
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.training.module import MLPModule
@@ -87,3 +89,48 @@ def test_hyperparameters_are_read_without_trusting_the_file(tmp_path: Path) -> N
     torch.save({"state_dict": {}}, path)
     with pytest.raises(UserError, match="is not a checkpoint"):
         read_hyperparameters(str(path))
+
+
+MONITORS = {  # task, metric, targets of the validation rows -> why the metric has no value on them
+    ("binary", "auroc", "no no"): "on the 2 validation rows, which are all of class 'no'",
+    ("binary", "auprc", "yes"): "on the 1 validation row, which is of class 'yes'",
+    ("binary", "auroc", "no yes"): None,
+    ("binary", "loss", "no no"): None,
+    ("regression", "r2", "1.5"): "on the 1 validation row, on which 'y' does not vary",
+    ("regression", "r2", "2 2 2"): "on the 3 validation rows, on which 'y' does not vary",
+    ("regression", "r2", "1 2"): None,
+    ("regression", "rmse", "2 2"): None,
+}
+
+
+@pytest.mark.parametrize(("task", "metric", "targets"), MONITORS)
+def test_monitor_without_a_value_on_the_validation_rows_is_refused(
+    task: str, metric: str, targets: str, here: Path
+) -> None:
+    train = ["no", "yes", "no", "yes"] if task == "binary" else [1, 2, 3, 4]
+    known = targets.split()
+    frame = pd.DataFrame(
+        {"x": range(4 + len(known)), "y": [*train, *known], "part": ["train"] * 4 + ["val"] * len(known)}
+    )
+    frame.to_csv("table.csv", index=False)
+    data = TabularDataModule("table.csv", target="y", task=task, split_column="part", batch_size=4, verbose=False)
+    if (why := MONITORS[task, metric, targets]) is None:
+        check_monitor(f"val/{metric}", data)
+        return
+    line = f"study.metric: val/{metric} has no value {why}; use val/loss, or validate on more rows (data.split)"
+    with pytest.raises(UserError, match=re.escape(line)):
+        check_monitor(f"val/{metric}", data, key="study.metric")
+    check_monitor(f"val/{metric}", data, 0)  # no validation at all
+
+
+def test_monitor_is_judged_by_the_rows_that_are_validated(here: Path) -> None:
+    rows = [("train", "no"), ("train", "yes"), ("val", "no"), ("val", "no"), ("val", "yes")]
+    pd.DataFrame(rows, columns=["part", "y"]).assign(x=range(5)).to_csv("table.csv", index=False)
+    data = TabularDataModule(
+        "table.csv", target="y", split_column="part", batch_size=2, eval_batch_size=1, verbose=False
+    )
+    check_monitor("val/auroc", data, 3)
+    check_monitor("val/auroc", data, 1.0)
+    for limit in (2, 0.7):
+        with pytest.raises(UserError, match="on the 2 validation rows"):
+            check_monitor("val/auroc", data, limit)

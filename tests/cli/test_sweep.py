@@ -124,6 +124,10 @@ def test_paths_may_name_home_and_variables(table: Path, monkeypatch: pytest.Monk
             "backend: 'slrum' is unknown (did you mean 'slurm'?); accepted: population, serial, slurm",
         ),
         (("--study.metric", "val/acuracy"), "study.metric: 'val/acuracy' is unknown (did you mean 'val/accuracy'?)"),
+        (
+            ("--study.metric", "val/auroc", "--data.eval_batch_size", "1", "--trainer.limit_val_batches", "1"),
+            "study.metric: val/auroc has no value on the 1 validation row, which is of class '",
+        ),
         (("--study.metric", "signal/decades"), "study.metric: signal/decades is measured by a run's own diagnostics"),
         (("--study.sampler", "tpee"), "study.sampler: 'tpee' is unknown (did you mean 'tpe'?)"),
         (("--study.pruner", "ahsa"), "study.pruner: 'ahsa' is unknown (did you mean 'asha'?)"),

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import re
 import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.population.memory import member_bytes
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.sweep.population import Together, device_of, group_key, stackable
 from mlp_lab.sweep.pruning import Asha, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
-from mlp_lab.sweep.serial import Alone
+from mlp_lab.sweep.serial import Alone, Run
+from mlp_lab.training.module import MLPModule
 from tests.sweep.digits import Digits, dotted
 
 ONE: dict[str, Any] = {"metrics": ["val/loss"], "maximize": [False]}
@@ -86,6 +92,26 @@ def test_what_is_not_finite_ends_and_the_others_go_on() -> None:
     assert told[0].values == pytest.approx(healthy[0].values, rel=1e-3)
     alone = train(Together(Digits(), batch=1, **ONE), [settings[1]])
     assert alone[0].state == "failed"  # even where nobody is left
+
+
+@pytest.mark.parametrize("patience", [0, 5])
+@pytest.mark.parametrize("backend", [Alone, Together])
+def test_trial_whose_metric_has_no_value_has_failed(backend: type[Alone], patience: int, tmp_path: Path) -> None:
+    rows = [(row % 7, ("no", "yes")[row % 2], "train") for row in range(40)] + [(row, "no", "val") for row in range(9)]
+    pd.DataFrame(rows, columns=["x", "y", "part"]).to_csv(tmp_path / "table.csv", index=False)
+    path = str(tmp_path / "table.csv")
+    data = TabularDataModule(path, target="y", split_column="part", batch_size=20, verbose=False)
+
+    class OneClass(Digits):
+        def build(self, settings: Mapping[str, object], seed: int) -> Run:
+            run, stop = super().build(settings, seed), {"patience": patience, "monitor": "val/auroc"}
+            return replace(run, module=MLPModule(data.spec_dict), data=data, early_stopping=stop)
+
+    batch = {"batch": 3} if backend is Together else {}
+    told = train(backend(OneClass(), metrics=["val/auroc"], maximize=[True], **batch), [{}, {}, {}])
+    assert [told[number].state for number in range(3)] == ["failed"] * 3
+    assert all("val/auroc is nan in the first validation" in str(one.error) for one in told.values())
+    assert all(one.epochs <= 1 for one in told.values())
 
 
 def test_what_cannot_be_stacked_is_trained_alone() -> None:

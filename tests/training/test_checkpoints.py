@@ -178,6 +178,12 @@ def test_patience_counts_passes_without_improvement() -> None:
     assert stop_after(EarlyStop(patience=9), [1, float("nan")]) == 1
 
 
+@pytest.mark.parametrize(("monitor", "value"), [("val/loss", "inf"), ("val/accuracy", "nan")])
+def test_first_value_that_is_not_finite_is_refused(monitor: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^early_stopping.monitor: {monitor} is {value} in the first validation, for"):
+        stop_after(EarlyStop(patience=9, monitor=monitor), [float(value)], monitor.replace("/", "_"))
+
+
 @pytest.mark.parametrize("values", [[1.0, 2.0, 2.0], [1.0, float("nan")]])
 @pytest.mark.parametrize(("patience", "stops"), [(2, True), (5, False)])
 def test_a_decided_stop_outlives_a_kill_unless_the_patience_is_another(

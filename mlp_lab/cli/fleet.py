@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 from mlp_lab.sweep.cluster import Fleet
 from mlp_lab.sweep.facts import count_trials
 from mlp_lab.sweep.interrupts import terminable
-from mlp_lab.sweep.results import Progress, print_top, write_results
+from mlp_lab.sweep.progress import Progress, say
+from mlp_lab.sweep.results import print_top, write_results
 from mlp_lab.sweep.search import prepare, trials_to_finish
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.weights_and_biases import check_login
-
-SHOW_SECONDS = 10.0  # between lines that say how far the study is
 
 
 class Worker:
@@ -76,7 +74,7 @@ def run_fleet(
     for line in troubles:
         print(line)
     write_results(directory, study, space, base, metrics)
-    print_top(study, space, metrics)
+    print_top(study, space, metrics, directory)
     print(directory)
     finished = count_trials(study).finished
     if troubles and (budget is None or finished < budget):
@@ -87,23 +85,18 @@ def run_fleet(
 def _work(fleet: Fleet, progress: Progress, worker: Worker) -> list[str]:
     """Submits the workers and says how far they are until none is left; returns what became of the others."""
     study = progress.study
-    before = count_trials(study).finished
-    shown = time.monotonic()
+    before = progress.finished
 
     def look(left: int) -> None:
-        nonlocal shown
-        finished = count_trials(study).finished
-        if finished - before == progress.told or time.monotonic() - shown < SHOW_SECONDS:
-            return
-        shown = time.monotonic()
-        progress.catch_up(finished - before)
-        progress.status(finished)
+        progress.refresh()
+        progress.told = progress.finished - before
 
     try:
         queued = fleet.submit(worker)
         count = fleet.settings.workers
-        print(f"{count} worker{'s' if count != 1 else ''} submitted as job {queued}; their logs: {fleet.folder}")
-        return fleet.follow(look)
+        say(f"{count} worker{'s' if count != 1 else ''} submitted as job {queued}; their logs: {fleet.folder}")
+        with progress:
+            return fleet.follow(look)
     except KeyboardInterrupt as error:
         fleet.cancel()
         kept = count_trials(study).finished

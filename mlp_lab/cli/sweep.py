@@ -13,6 +13,7 @@ import yaml
 from mlp_lab.cli.configs import config_first, find_config, packaged_file, read_config
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.paths import expand_path
+from mlp_lab.sweep.outline import outline
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def sweep(arguments: Sequence[str]) -> None:
     """Runs the command with its arguments.
 
     Raises:
-        UserError: A mistake in the sweep, in its space, or in the base config; nothing is written then.
+        UserError: A mistake in the sweep, in its space, or in the base config; nothing is written then. Or every trial
+            has failed.
         KeyboardInterrupt: It was interrupted; finished trials are kept.
     """
     if any(word in ("-h", "--help") for word in arguments):
@@ -87,6 +89,8 @@ def sweep(arguments: Sequence[str]) -> None:
         return
     content, rest, directory = read_sweep(arguments)
     settings = SweepSettings.read(content)
+    for line in outline(settings, directory):
+        print(line, flush=True)  # now: the imports that follow take seconds
     if settings.backend == "slurm":
         from mlp_lab.sweep.cluster import check_cluster, check_storage
         from mlp_lab.sweep.storage import storage_url
@@ -95,6 +99,7 @@ def sweep(arguments: Sequence[str]) -> None:
         check_storage(settings.cluster, storage_url(settings.study.storage, directory))
     from mlp_lab.cli.commands import quieten
     from mlp_lab.cli.trial import TrialBuilder, build_backend
+    from mlp_lab.sweep.results import failure_of_all
     from mlp_lab.sweep.search import run_sweep
     from mlp_lab.sweep.space import Space
 
@@ -110,8 +115,10 @@ def sweep(arguments: Sequence[str]) -> None:
         run_fleet(settings, space, directory, builder.config, builder.data_identity, sweep, arguments)
         return
     backend = build_backend(settings, builder, directory)
-    run_sweep(settings, space, backend, directory, base=builder.config, data=builder.data_identity)
-    print(directory)
+    study = run_sweep(settings, space, backend, directory, base=builder.config, data=builder.data_identity)
+    print(directory, flush=True)
+    if (error := failure_of_all(study)) is not None:
+        raise UserError(f"every trial has failed, most of them with: {error} (each error is in trials.csv)")
 
 
 def read_sweep(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str], Path]:

@@ -1,12 +1,13 @@
-"""What a search leaves behind: a line per trial while it runs, `trials.csv`, `best.yaml`, and the best in a table."""
+"""What a search leaves behind: `trials.csv`, `best.yaml`, and the best trials in a table."""
 
 from __future__ import annotations
 
 import copy
 import csv
 import io
-import time
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,88 +129,24 @@ def describe(settings: Mapping[str, Any]) -> str:
     return " · ".join(f"{key.rpartition('.')[2]} {value}" for key, value in zip(settings, shown, strict=True))
 
 
-class Progress:
-    """Prints a line per trial, and how far the search is.
+def print_top(
+    study: Study, space: Space, metrics: Sequence[str], directory: Path | None = None, console: Console | None = None
+) -> None:
+    """Prints the five best trials, or the Pareto front, and how to train the best.
 
     Args:
         study: The study.
+        space: Its space.
         metrics: Its metrics.
-        budget: Trials to finish; None where time is the budget.
-        show: Prints a line.
+        directory: Where `trials.csv` and `best.yaml` are.
+        console: Where it is printed.
     """
-
-    def __init__(
-        self, study: Study, metrics: Sequence[str], budget: int | None, show: Callable[[str], None] = print
-    ) -> None:
-        self.study, self.metrics, self.budget, self.show = study, metrics, budget, show
-        self.start, self.told = time.monotonic(), 0
-        self.best: FrozenTrial | None = None
-        self.catch_up(0)
-
-    def trial(self, trial: FrozenTrial, point: Point) -> None:
-        """Prints a trial that has just ended."""
-        self.told += 1
-        values = " ".join(f"{value:>10.4g}" for value in trial.values or []) or f"{'–':>10}"
-        star = " *" if self._is_best(trial) else "  "
-        epochs = _counted(int(trial.user_attrs.get("epochs", 0)))
-        state = state_of(trial)
-        words = {"complete": "", "failed": f"failed: {trial.user_attrs.get('error')}"}.get(state, state)
-        if state == "diagnosed":
-            words = f"stopped: {trial.user_attrs['diagnosed']}"
-        parts = [part for part in (describe(point.settings), words) if part]
-        self.show(f"trial {trial.number:>4}  {values}{star}  {epochs}  {'  '.join(parts)}")
-
-    def _is_best(self, trial: FrozenTrial) -> bool:
-        if len(self.metrics) > 1 or state_of(trial) != "complete":
-            return False
-        maximize = self.study.directions[0].name == "MAXIMIZE"
-        if self.best is not None and worth(trial.values[0], maximize) >= worth(self.best.values[0], maximize):
-            return False
-        self.best = trial
-        return True
-
-    def catch_up(self, told: int) -> None:
-        """Takes over what other workers have told since the start."""
-        self.told = told
-        self.best = next(iter(best_trials(self.study)), None)
-
-    def status(self, finished: int) -> None:
-        """Prints how many trials are done, the best, the rate and the time left."""
-        seconds = time.monotonic() - self.start
-        rate = self.told / seconds if seconds > 0 else 0.0
-        parts = [f"{finished:,} of {self.budget:,} trials" if self.budget else f"{finished:,} trials"]
-        if self.best is not None and len(self.metrics) == 1:
-            parts.append(f"best {self.metrics[0]} {self.best.values[0]:.4g} (trial {self.best.number})")
-        if rate:
-            parts.append(f"{60 * rate:,.1f} a minute")
-            if self.budget and finished < self.budget:
-                parts.append(f"{_duration((self.budget - finished) / rate)} left")
-        self.show(", ".join(parts))
-
-
-def _counted(epochs: int) -> str:
-    return f"{epochs:>4} epoch{'s' if epochs != 1 else ' '}"
-
-
-def _duration(seconds: float) -> str:
-    """Writes a time in its largest unit.
-
-    >>> _duration(30), _duration(200), _duration(9000)
-    ('30 s', '3 min', '2.5 h')
-    """
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def print_top(study: Study, space: Space, metrics: Sequence[str], console: Console | None = None) -> None:
-    """Prints the five best trials, or the Pareto front."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, WIDE)
     best = best_trials(study)
     if not best:
-        console.print("no trial was trained to its end")
+        console.print(_why_none(study), markup=False, soft_wrap=True)
         return
     rows = best if len(metrics) > 1 else best[:TOP]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
@@ -226,3 +163,23 @@ def print_top(study: Study, space: Space, metrics: Sequence[str], console: Conso
     title = f"Pareto front: {len(rows)} of the complete trials" if len(metrics) > 1 else f"the best {len(rows)}"
     console.print(title, style="bold")
     console.print(table)
+    if directory is not None and len(metrics) == 1:
+        command = f"python -m mlp_lab fit --config {shlex.quote(str(directory / 'best.yaml'))}"
+        console.print(f"train the best (trial {best[0].number}) alone: {command}", markup=False, soft_wrap=True)
+
+
+def _why_none(study: Study) -> str:
+    """Says why a study has no best trial."""
+    trials = study.get_trials(deepcopy=False)
+    states = Counter(state_of(trial) for trial in trials)
+    ended = ", ".join(f"{states[name]} {name}" for name in ("pruned", "diagnosed", "failed") if states[name])
+    return f"no trial was trained to its end{f' ({ended})' if ended else ''}"
+
+
+def failure_of_all(study: Study) -> str | None:
+    """Returns the most frequent error of a study in which every trial that ended has failed; else None."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    errors = Counter(str(trial.user_attrs["error"]) for trial in trials if state_of(trial) == "failed")
+    if not errors or any(state_of(trial) not in ("failed", "lost") for trial in trials):
+        return None
+    return errors.most_common(1)[0][0]

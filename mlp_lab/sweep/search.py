@@ -15,8 +15,9 @@ from optuna import Study
 from mlp_lab.errors import UserError
 from mlp_lab.sweep.chunks import Chunks
 from mlp_lab.sweep.interrupts import terminable, uninterrupted
+from mlp_lab.sweep.progress import Progress, say
 from mlp_lab.sweep.pruning import Nothing, build_judge
-from mlp_lab.sweep.results import Progress, point_of, print_top, write_results
+from mlp_lab.sweep.results import point_of, print_top, write_results
 from mlp_lab.sweep.runs import Backend, Judge, Outcome, Point
 from mlp_lab.sweep.samplers import ONLY_COMPLETE, Grid, Maker, sampler_maker
 from mlp_lab.sweep.settings import SweepSettings
@@ -27,6 +28,7 @@ from mlp_lab.sweep.trials import Trials
 from mlp_lab.sweep.weights_and_biases import Dashboard, check_login
 from mlp_lab.sweep.workers import Lease
 
+STATUS_SECONDS = 10.0  # between lines after batches that say how far the search is
 POLL_SECONDS = 0.5  # between looks at the last trials of other workers
 
 
@@ -39,7 +41,7 @@ def run_sweep(
     base: Mapping[str, Any] | None = None,
     data: Mapping[str, str] | None = None,
     directions: tuple[str, ...] = (),
-    show: Callable[[str], None] = print,
+    show: Callable[[str], None] = say,
 ) -> Study:
     """Searches until the budget is spent; called again, it goes on where it was.
 
@@ -51,7 +53,7 @@ def run_sweep(
         base: The resolved config that every trial starts from.
         data: `name`, `fingerprint` and `split` of its data, as `open_study` compares them.
         directions: minimize or maximize, one per metric; else those of the settings, or of what is better.
-        show: Prints a line.
+        show: Prints a line; left out, a terminal also has a live line.
 
     Returns:
         The Optuna study.
@@ -81,7 +83,7 @@ def run_sweep(
             trials.enqueue(params, origin)
         search = Search(settings, space, backend, judge, trials, directory, base or {}, show)
         search.run()
-    print_top(study, space, study_settings.metric)
+    print_top(study, space, study_settings.metric, directory)
     return study
 
 
@@ -148,7 +150,7 @@ class Search:
         self.study = trials.study
         self.budget = trials_to_finish(settings, space)
         self.progress = Progress(self.study, settings.study.metric, self.budget, show)
-        self.show, self.chunks = show, Chunks(directory)
+        self.show, self.chunks = self.progress.show, Chunks(directory)
         self.dashboard = Dashboard(
             settings.wandb,
             self.study,
@@ -156,7 +158,7 @@ class Search:
             base=base,
             directory=directory,
             budget=self.budget,
-            show=show,
+            show=self.show,
         )
         self.start = time.monotonic()
 
@@ -167,7 +169,9 @@ class Search:
             KeyboardInterrupt: Ctrl-C or SIGTERM; the message says what is kept, and how to go on.
         """
         try:
-            self._loop()
+            with self.progress:
+                self._loop()
+            self.progress.status()
         except BaseException as error:
             interrupted = _is_interrupt(error)
             cut = self.trials.abandon("interrupted" if interrupted else f"{type(error).__name__}: {error}")
@@ -182,9 +186,11 @@ class Search:
         before = self.trials.counts()
         if before.finished or rescued:
             again = f"; {rescued} that were cut off are asked again" if rescued else ""
-            self.show(
-                f"going on with the study {self.study.study_name!r}: {before.finished} trials are finished{again}"
-            )
+            over = ""
+            if self.budget is not None and before.finished >= self.budget:
+                over = f", as many as asked for (--trials {before.finished + self.budget} goes on)"
+            name = self.study.study_name
+            self.show(f"going on with the study {name!r}: {before.finished} trials are finished{over}{again}")
         self.chunks.clean(self.trials.unfinished)
         for trial in self.dashboard.missing():
             self.dashboard.trial(trial, point_of(trial, self.space))
@@ -194,8 +200,11 @@ class Search:
             self.trials.rescue()
             self.chunks.clean(self.trials.unfinished)
             self._write()
-            self.progress.status(self.trials.counts().finished)
+            self.progress.refresh()
+            if time.monotonic() - self.progress.shown >= STATUS_SECONDS:
+                self.progress.status()
         self._write()
+        self.progress.refresh()
 
     def _batch(self, count: int) -> None:
         """Trains one batch."""
@@ -209,6 +218,7 @@ class Search:
                     self.dashboard.trial(trial, points[outcome.number])
 
         asked = self.trials.ask(count)
+        self.progress.begin(len(asked))
         points |= {point.number: point for point in asked}
         try:
             self.backend.train(asked, self.judge, tell)

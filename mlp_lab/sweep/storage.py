@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
+from mlp_lab.sweep.outline import without_password
 from mlp_lab.sweep.transactions import allow_joint
 
 KEY = "study.storage"
@@ -133,9 +134,7 @@ def shown(url: str) -> str:
     """
     if url.startswith("sqlite:///"):
         return f"sqlite:///{make_url(url).database}"
-    scheme, _, rest = url.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{place}" if at else url
+    return without_password(url)
 
 
 def _database(url: str, heartbeat: int) -> RDBStorage:

@@ -7,9 +7,10 @@ shows.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna import Study
 from optuna.trial import FrozenTrial
@@ -23,6 +24,9 @@ from mlp_lab.sweep.runs import Point
 from mlp_lab.sweep.settings import WandbSettings
 from mlp_lab.sweep.workers import alive
 from mlp_lab.training.weights_and_biases import is_offline, open_run
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 MOST = 50  # trials that `auto` gives a run each
 EPOCH = "epoch"
@@ -153,6 +157,18 @@ class Dashboard:
         first = {"diagnosis/first": codes[0]} if codes else {}
         return {**dict(zip(self.metrics, trial.values or [], strict=False)), **facts, "state": state_of(trial), **first}
 
+    def _say_where(self, run: Run) -> None:
+        """Says once where the runs are; an offline run has no address, and W&B warns of every question for one."""
+        if self._address:
+            return
+        if run.offline:
+            self._address = str(self.directory / "wandb")
+            command = f"wandb sync {shlex.quote(self._address)}/offline-run-*"
+            self.show(f"wandb: offline, the runs are kept in {self._address}; upload them with: {command}")
+        elif run.project_url:
+            self._address = run.project_url
+            self.show(f"wandb: the group {self.study.study_name} of {self._address}")
+
     def _write(self, trials: Sequence[FrozenTrial], page: Page) -> None:
         """Writes a run; what W&B cannot do costs the search nothing but this run."""
         import wandb
@@ -172,9 +188,7 @@ class Dashboard:
                 dir=str(self.directory),
                 config=page.config,
             )
-            if run.project_url and not self._address:
-                self._address = run.project_url
-                self.show(f"wandb: the group {self.study.study_name} of {self._address}")
+            self._say_where(run)
             run.define_metric(EPOCH)
             run.define_metric("*", step_metric=EPOCH)
             for row in page.rows:

@@ -272,6 +272,37 @@ def test_another_space_is_refused_and_the_study_untouched(table: Path, bench: Be
     assert (table / "runs/sweeps/sweep/trials.csv").read_text() == before
 
 
+def test_output_tells_a_search_from_its_plan_to_its_best(table: Path, bench: Bench) -> None:
+    write_sweep(table / "sweep.yaml", trials=2, study={"pruner": "none"})
+    lines = bench("sweep", "--config", "sweep.yaml").out.splitlines()
+    assert lines[:7] == [
+        "study   sweep: val/loss",
+        "base    config.yaml",
+        "space   model.width         4 to 16",
+        "        model.optimizer.lr  0.001 to 0.1, log scale",
+        "budget  2 trials, up to 3 trained together",
+        "search  sampler tpe, seed 0",
+        "storage runs/sweeps/sweep/study.db",
+    ]
+    assert lines[7].split() == ["val/loss", "settings", "(*", "best", "so", "far)"]
+    assert [line.split()[:2] for line in lines[8:10]] == [["trial", "0"], ["trial", "1"]]
+    assert lines[10].startswith("2 of 2 trials, best val/loss ")
+    assert lines[-2].endswith(" alone: python -m mlp_lab fit --config runs/sweeps/sweep/best.yaml")
+    again = bench("sweep", "--config", "sweep.yaml").out.splitlines()
+    assert (
+        again[7] == "going on with the study 'sweep': 2 trials are finished, as many as asked for (--trials 4 goes on)"
+    )
+
+
+def test_search_in_which_every_trial_fails_says_why(table: Path, bench: Bench) -> None:
+    answer = bench("sweep", "--config", "sweep.yaml", "--trials", "2", "--memory", "1e-9")
+    assert answer.status == 2
+    assert answer.err.startswith("error: every trial has failed, most of them with: memory: a trial of about ")
+    assert "no trial was trained to its end (2 failed)" in answer.out
+    assert answer.last_line == "runs/sweeps/sweep"
+    assert [row["state"] for row in rows(table / "runs/sweeps/sweep/trials.csv")] == ["failed"] * 2
+
+
 def test_another_table_is_refused_and_the_study_untouched(table: Path, bench: Bench) -> None:
     write_sweep(table / "sweep.yaml", trials=1)
     assert bench("sweep", "--config", "sweep.yaml").status == 0

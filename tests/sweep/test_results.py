@@ -11,8 +11,7 @@ import yaml
 from optuna.trial import TrialState
 from rich.console import Console
 
-from mlp_lab.sweep.results import Progress, best_trials, print_top, state_of, trials_csv, write_results
-from mlp_lab.sweep.runs import Point
+from mlp_lab.sweep.results import best_trials, failure_of_all, print_top, state_of, trials_csv, write_results
 from mlp_lab.sweep.space import Space
 
 DEPTH = optuna.distributions.IntDistribution(1, 9)
@@ -91,11 +90,18 @@ def test_nothing_is_best_where_nothing_is_complete(tmp_path: Path) -> None:
     none = study(("FAIL", None, {"error": "x"}))
     write_results(tmp_path, none, SPACE, BASE, ["val/loss"])
     assert not (tmp_path / "best.yaml").exists()
-    print_top(none, SPACE, ["val/loss"], Console(highlight=False))
+    print_top(none, SPACE, ["val/loss"], console=Console(highlight=False))
+
+
+def test_study_of_failures_alone_says_why() -> None:
+    failed = [("FAIL", None, {"error": why}) for why in ("no memory", "no disk", "no memory")]
+    assert failure_of_all(study(*failed, ("FAIL", None, {"lost": "interrupted"}))) == "no memory"
+    assert failure_of_all(study(*failed, ("PRUNED", [1.0], {}))) is None
+    assert failure_of_all(study()) is None
 
 
 def test_the_closing_table(capsys: pytest.CaptureFixture[str]) -> None:
-    print_top(ONE, SPACE, ["val/loss"], Console(highlight=False, width=80))
+    print_top(ONE, SPACE, ["val/loss"], console=Console(highlight=False, width=80))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         ["the", "best", "2"],
@@ -103,17 +109,3 @@ def test_the_closing_table(capsys: pytest.CaptureFixture[str]) -> None:
         ["2", "0.25", "depth", "3"],
         ["0", "0.5", "±", "0.25", "depth", "1"],
     ]
-
-
-def test_progress_says_what_is_new() -> None:
-    lines: list[str] = []
-    told = study(("COMPLETE", [0.5], {"epochs": 3}), *[("COMPLETE", [value], {"epochs": 3}) for value in (0.75, 0.25)])
-    progress = Progress(study(("COMPLETE", [0.4], {})), ["val/loss"], 8, lines.append)
-    for trial in told.trials:
-        progress.trial(trial, Point(number=trial.number, seed=0, settings={"model.depth": trial.number}))
-    assert [line.split()[2:4] for line in lines] == [["0.5", "3"], ["0.75", "3"], ["0.25", "*"]]  # 0.4 was known
-    progress.trial(ONE.trials[1], Point(number=1, seed=0, settings={"model.depth": 2}))
-    assert lines[-1].split("epochs")[1].strip() == "depth 2  failed: out of memory, alas"
-    progress.status(4)
-    assert lines[-1].startswith("4 of 8 trials, best val/loss 0.25 (trial 2), ")
-    assert lines[-1].endswith(" left")

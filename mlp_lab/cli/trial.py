@@ -12,6 +12,7 @@ import lightning as L
 
 from mlp_lab.cli.bench import BenchCLI
 from mlp_lab.cli.checks import check_config, check_monitor, check_training, trainer_mistakes
+from mlp_lab.cli.mistakes import one_line
 from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.module import TensorDataModule
@@ -187,10 +188,23 @@ class TrialBuilder:
         """Returns the data of a config; the last ones are kept, for most trials share them."""
         key = _key(config.data)
         if key not in self._data:
-            built = self._cli.parser.instantiate_classes(config).data
+            built = self._instantiated(config).data
             assert isinstance(built, TensorDataModule)
             self._data = {_key(self._base.data): self.data, key: built}
         return self._data[key]
+
+    def _instantiated(self, config: Any) -> Any:
+        """Builds the classes of a config; the parser wraps the errors of their constructors in its own.
+
+        Raises:
+            UserError: A class refused its arguments.
+        """
+        try:
+            return self._cli.parser.instantiate_classes(config)
+        except Exception as error:
+            if isinstance(error, UserError) or (line := one_line(error)) is None:
+                raise
+            raise UserError(line) from error
 
 
 def trainer_settings(config: Any) -> dict[str, Any]:

@@ -204,8 +204,8 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_written(
         ("model.depth", {"type": "int", "low": 3, "high": 1}, "space.model.depth: low 3 is above high 1; swap them"),
         (
             "data.batch_size",
-            {"type": "categorical", "choices": [8, 100_000]},
-            "space.data.batch_size: 100000 is larger than the 48 training rows",
+            {"type": "categorical", "choices": [8, -3]},
+            "space.data.batch_size: -3 must be 1 or more",
         ),
     ],
 )

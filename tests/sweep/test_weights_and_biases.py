@@ -53,8 +53,13 @@ def search(folder: Path, wandb: Any, backend: Any = None, **changes: Any) -> opt
     return run_sweep(settings, Space.read(settings.space), backend or Quadratic(), folder)
 
 
-def test_a_run_per_trial_has_its_course_and_its_best_value(tmp_path: Path) -> None:
+def test_a_run_per_trial_has_its_course_and_its_best_value(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study = search(tmp_path, "auto", trials=6)
+    printed = capfd.readouterr()
+    assert "WARNING" not in printed.err
+    (where,) = [line for line in printed.out.splitlines() if line.startswith("wandb: ")]
+    upload = f"upload them with: wandb sync {tmp_path}/wandb/offline-run-*"
+    assert where == f"wandb: offline, the runs are kept in {tmp_path}/wandb; {upload}"
     kept = logs(tmp_path)
     assert len(kept) == len(study.trials) == 6
     for trial in study.trials:

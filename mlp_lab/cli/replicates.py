@@ -43,8 +43,10 @@ def replicated(config: Any, data: TensorDataModule, stop: EarlyStop, trainer: di
         refuse_what_does_not_fit(members[0], data.train_batch_size, replicates)
     L.seed_everything(seed, workers=True, verbose=False)
     clip = trainer.pop("gradient_clip_val", None)
-    own = MemberStop(monitor=stop.monitor, patience=stop.patience, min_delta=abs(stop.min_delta))
-    return PopulationModule(members, [clip or None] * len(members), own if stop.enabled else None)
+    own = None
+    if stop.enabled:
+        own = MemberStop(monitor=stop.monitor, patience=stop.patience, min_delta=abs(stop.min_delta))
+    return PopulationModule(members, [clip or None] * len(members), own)
 
 
 def refuse_what_does_not_fit(member: MLPModule, batch_size: int, replicates: int) -> None:

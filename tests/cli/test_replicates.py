@@ -79,3 +79,8 @@ def test_what_trains_alone_is_refused(here: Path, bench: Bench, flags: list[str]
     assert (answer.status, len(answer.err.splitlines())) == (2, 1)
     assert line in answer.err
     assert not (here / "none").exists()
+
+
+def test_patience_zero_lets_replicates_train_to_the_end(here: Path, bench: Bench) -> None:
+    assert bench("fit", *SMALL, "--replicates", "2", "--early_stopping.patience", "0", "--run.dir", "all").status == 0
+    assert pd.read_csv(here / "all" / "metrics.csv")["epoch"].max() == 2

@@ -23,6 +23,7 @@ from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.replicates import replicated
 from mlp_lab.cli.results import note_read, record_test, report_fit, report_scores, write_predictions
+from mlp_lab.cli.resume import check_changes, nothing_left
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
 from mlp_lab.data.mnist import MNISTDataModule
@@ -66,6 +67,7 @@ class BenchCLI(LightningCLI):
         self.invocation = invocation
         self.directory: RunDirectory | None = None
         self.metrics: MetricsCSV | None = None
+        self.rollback: Rollback | None = None
         super().__init__(
             model_class=MLPModule,
             datamodule_class=TensorDataModule,
@@ -112,6 +114,9 @@ class BenchCLI(LightningCLI):
         model = self._get_config().model
         if model.depth is None:
             model.depth = len(resolve_widths(None, model.width))
+        if self.invocation.run is not None and self.invocation.resumed:
+            run = self.invocation.run
+            check_changes(run, yaml.safe_load(run.effective.read_text("utf-8")), self._plain_config())
         check_config(self.invocation.arguments[0], self._get_config())
         super()._set_seed()
 
@@ -150,7 +155,7 @@ class BenchCLI(LightningCLI):
             run = RunDirectory.plan(run_config.name, run_config.dir)
         run.share()
         self.directory = run
-        rollback = Rollback(run)
+        self.rollback = Rollback(run)
         self.metrics = metrics = MetricsCSV(run.metrics)
         run_id = run.read_provenance().get("run_id") or _run_id(run.path)
         loggers = [metrics, *(one for one in _listed(settings["logger"]) if isinstance(one, Logger))]
@@ -163,7 +168,7 @@ class BenchCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
         return [
-            rollback,
+            self.rollback,
             RunRecord(
                 run,
                 metrics,
@@ -185,8 +190,7 @@ class BenchCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Returns the whole configuration in plain types: absolute data paths, no run directory."""
-        text = self._parser(self.subcommand).dump(self._get_config(), skip_unset=False, format="yaml")
-        config = {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
+        config = self._plain_config()
         config["run"].pop("dir", None)
         arguments = config["data"].setdefault("init_args", {})
         arguments.pop("fitted", None)
@@ -194,7 +198,11 @@ class BenchCLI(LightningCLI):
             value = getattr(self.datamodule, key, None) or arguments.get(key)
             if key in arguments and value:
                 arguments[key] = str(Path(value).expanduser().absolute())
-        return cast(dict[str, Any], config)
+        return config
+
+    def _plain_config(self) -> dict[str, Any]:
+        text = self._parser(self.subcommand).dump(self._get_config(), skip_unset=False, format="yaml")
+        return {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
 
     def _shown_directory(self) -> str:
         assert self.directory is not None
@@ -249,6 +257,9 @@ class BenchCLI(LightningCLI):
         self._finish(USER_ERROR if unjudged else 0)
         if unjudged:
             raise UserError(f"early_stopping.monitor: {best.monitor} was finite in no validation; {self._kept()}")
+        if self.rollback is not None and self.invocation.resumed and not self.rollback.trained(self.trainer):
+            self.rollback.undo(self.trainer)
+            print(nothing_left(self.trainer))
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
 

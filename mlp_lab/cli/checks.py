@@ -48,9 +48,7 @@ def check_config(command: str, config: Any) -> None:
     if command in ("validate", "test", "predict") and not path:
         raise UserError(f"--run: name the run to {command}, such as runs/digits/latest (or --config and --ckpt_path)")
     if path:
-        hyperparameters = read_hyperparameters(path)
-        if command != "fit":
-            _check_architecture(hyperparameters, config.model)
+        _check_architecture(read_hyperparameters(path), config.model)
 
 
 def read_hyperparameters(path: str) -> dict[str, Any]:

@@ -40,14 +40,16 @@ def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None
         if isinstance(stop, EarlyStop) and stop.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
             value = float(trainer.callback_metrics[stop.monitor])
             print(f"stopped in epoch {trainer.current_epoch}: {stop.monitor} is {value}")
-    epochs = "epoch" if trainer.current_epoch == 1 else "epochs"
+    count = max(trainer.current_epoch, best.epoch + 1)  # the best may be of an epoch that is not over yet
+    epochs = f"{count} epoch{'' if count == 1 else 's'}"
     if isinstance(best, BestMembers) and best.epoch >= 0:
         print_scores(f"mean ± standard deviation of {len(best.members)} replicates at their best", spec, best.scores)
     elif best.epoch >= 0:
-        print_scores(f"epoch {best.epoch + 1}, the best of {trainer.current_epoch} {epochs}", spec, best.scores)
+        print_scores(f"epoch {best.epoch + 1}, the best of {epochs}", spec, best.scores)
     else:
-        print(f"no validation in {trainer.current_epoch} {epochs}")
-    rates = [f"{c.samples_per_second:,.0f} samples/s" for c in _callbacks(trainer) if isinstance(c, EpochTable)]
+        print(f"no validation in {epochs}")
+    tables = [one for one in _callbacks(trainer) if isinstance(one, EpochTable) and one.total_seconds]
+    rates = [f"{table.samples_per_second:,.0f} samples/s" for table in tables]
     print(", ".join([f"{trainer.global_step:,} optimizer steps", *rates]))
 
 

@@ -44,7 +44,9 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
         raise UserError(f"{other}: {command} has no such flag; {advice}")
     directory, rest = _take(flag, list(arguments))
     run = None if directory is None else _open(directory, flag)
-    words = [command] if run is None else [command, "--config", str(run.config), *_state(command, run, flag)]
+    if run is not None and _given("--run.dir", rest):
+        raise UserError(f"--run.dir: {flag} names the run's directory already; leave one out")
+    words = [command] if run is None else [command, "--config", str(run.effective), *_state(command, run, flag)]
     if run is None and command in ("fit", "summary") and not (_given("--config", rest) or _given("-c", rest)):
         words += ["--config", str(default_config("tabular" if _given("--data.path", rest) else "digits"))]
     if _given("--data.path", rest) and not _given("--data.dataset", rest):

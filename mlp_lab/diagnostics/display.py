@@ -22,7 +22,7 @@ from rich.text import Text
 from mlp_lab.diagnostics.dashboard import define, send_verdicts
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
 from mlp_lab.training.progress import EpochTable
-from mlp_lab.training.tracking import MetricsCSV, write_text
+from mlp_lab.training.tracking import MetricsCSV, RunDirectory, write_text
 
 FILE = "diagnosis.json"
 COLORS = {"info": "cyan", "warning": "yellow", "critical": "red"}
@@ -170,7 +170,7 @@ def command(fix: Sequence[str], directory: Path | None) -> str:
     """Returns the command that repeats a run with flags that cure it."""
     if directory is None:
         return " ".join(fix)
-    path = directory / "config.yaml"
+    path = RunDirectory(directory).effective
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     return f"python -m mlp_lab fit --config {shlex.quote(str(shown))} {' '.join(fix)}"
 

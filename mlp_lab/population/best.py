@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -25,6 +25,28 @@ class BestMembers(BestCheckpoint):
     members: Sequence[int] = ()
     """Those that have a best state: a validation pass with a finite score."""
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Goes on with the better one of every member's states: that of the checkpoint resumed from, or the file's.
+
+        The file may be newer. Another run's checkpoint brings no best states.
+        """
+        assert isinstance(pl_module, ScoredPopulation)
+        if not trainer.ckpt_path:
+            return
+        if not self.path.exists():
+            pl_module.best = {}
+        for number, found in self.read_file().get("population", {}).get("best", {}).items():
+            if self._is_better(found["scores"], pl_module.best.get(number)):
+                pl_module.best[number] = found
+        self.members = sorted(pl_module.best)
+
+    def _is_better(self, scores: Mapping[str, float], before: Mapping[str, Any] | None) -> bool:
+        """Returns whether a member's scores without their prefix are better than its best state's; a NaN never is."""
+        name = self.monitor.rpartition("/")[2]
+        score = scores.get(name, math.nan)
+        best = math.nan if before is None else before["scores"].get(name, math.nan)
+        return math.isfinite(score) and (not math.isfinite(best) or self.sign * score < self.sign * best)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves when any member is better than it has been.
 
@@ -36,11 +58,9 @@ class BestMembers(BestCheckpoint):
         assert isinstance(pl_module, ScoredPopulation)
         if self.monitor not in trainer.callback_metrics:
             raise unknown("early_stopping.monitor", self.monitor, sorted(trainer.callback_metrics))
-        name, improved = self.monitor.rpartition("/")[2], False
+        improved = False
         for place, number in enumerate(pl_module.numbers):
-            score = pl_module.scores[number].get(name, math.nan)
-            before = pl_module.best.get(number)
-            if math.isfinite(score) and (before is None or self.sign * score < self.sign * before["scores"][name]):
+            if self._is_better(pl_module.scores[number], pl_module.best.get(number)):
                 state = pl_module.population.member(place).state_dict()
                 pl_module.best[number] = {"state": state, "scores": dict(pl_module.scores[number])}
                 improved = True

@@ -56,10 +56,23 @@ class MemberStop:
         return member in self.decided
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what has been noted of the members, for a checkpoint."""
-        return {"best": self.best, "waited": self.waited, "decided": sorted(self.decided)}
+        """Returns what has been noted of the members and by which settings, for a checkpoint."""
+        settings = {"monitor": self.monitor, "patience": self.patience, "min_delta": self.min_delta}
+        return {"best": self.best, "waited": self.waited, "decided": sorted(self.decided), **settings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        self.best, self.waited = dict(state["best"]), dict(state["waited"])
-        self.decided = set(state.get("decided", ()))  # checkpoints of an older version have none
+        """Restores what `state_dict` returned, as far as these settings allow.
+
+        Another monitor begins anew, and passes that were counted by another `min_delta` do not count. By other
+        settings, a stop that has to wait is decided anew. Members that have stopped stay so.
+        """
+        settings = ("monitor", "patience", "min_delta")  # checkpoints of an older version have none
+        same = {name: state.get(name, getattr(self, name)) == getattr(self, name) for name in settings}
+        self.best, self.waited, self.decided = {}, {}, set()
+        if not same["monitor"]:
+            return
+        self.best = dict(state["best"])
+        self.waited = dict(state["waited"]) if same["min_delta"] else dict.fromkeys(state["waited"], 0)
+        for member in state.get("decided", ()):
+            if (same["patience"] and same["min_delta"]) or self.waited.get(member, 0) >= self.patience:
+                self.decided.add(member)

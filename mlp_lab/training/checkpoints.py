@@ -12,6 +12,7 @@ import os
 import random
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning as L
@@ -21,6 +22,8 @@ import torch.distributed
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from mlp_lab.errors import NonFiniteError, UserError, unknown
 from mlp_lab.model.tasks import UNDEFINED
@@ -143,9 +146,37 @@ class BestCheckpoint(Checkpoint):
         return {"score": self.score, "epoch": self.epoch, "scores": self.scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, if the file is there: a new run begins without one."""
-        if self.path.exists():
-            self.score, self.epoch, self.scores = state_dict["score"], state_dict["epoch"], state_dict["scores"]
+        """Goes on with the best state that the file holds; without a file, a new run begins without one.
+
+        The file may be newer than `state_dict`, and another metric may have chosen it: its state is compared by its
+        own value of `monitor`, which was measured with all others. Where it has none, the file gets another name.
+        """
+        if not self.path.exists():
+            return
+        found = self.read_file().get("callbacks", {}).get(self.state_key, state_dict)
+        score = found["scores"].get(self.monitor, math.nan)
+        if math.isfinite(score):
+            self.score, self.epoch, self.scores = score, found["epoch"], dict(found["scores"])
+        else:
+            self._set_aside(found["epoch"] + 1)
+
+    def read_file(self) -> dict[str, Any]:
+        """Returns the checkpoint that the file holds, empty where it is not a whole one."""
+        try:
+            checkpoint = torch.load(self.path, weights_only=True, map_location="cpu", mmap=True)
+        except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, UnpicklingError):
+            return {}
+        return checkpoint if isinstance(checkpoint, dict) else {}
+
+    @rank_zero_only
+    def _set_aside(self, epoch: int) -> None:
+        kept = self.path.with_name(f"{self.path.stem}-epoch-{epoch}{self.path.suffix}")
+        os.replace(self.path, kept)
+        Console(highlight=False).print(
+            f"early_stopping.monitor: {self.path.name} has no finite {self.monitor} to compare by; it is kept as "
+            f"{kept.name}",
+            soft_wrap=True,
+        )
 
 
 class LastCheckpoint(Checkpoint):
@@ -294,6 +325,16 @@ class EarlyStop(EarlyStopping):
             self.wait_count = 0
         same = state_dict["patience"] == self.patience and self.wait_count == state_dict["wait_count"]
         self.decided = state_dict["decided"] and (same or self.wait_count >= self.patience > 0)
+
+    def told(self) -> str:
+        """Says why the stop is decided, and which setting lets the training go on."""
+        if self.wait_count < self.patience:
+            return f"{self.monitor} was not finite; another early_stopping.patience goes on all the same"
+        passes = f"{self.wait_count} validations" if self.wait_count > 1 else "validation"
+        return (
+            f"{self.monitor} did not improve in the last {passes}; use an early_stopping.patience above "
+            f"{self.wait_count} to go on, or 0 to never stop early"
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keeps a stop that was decided before the run was cut off."""

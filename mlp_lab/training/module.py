@@ -31,7 +31,7 @@ from mlp_lab.model.tasks import build_loss
 from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
-from mlp_lab.training.schedules import ScheduleConfig, build_scheduler
+from mlp_lab.training.schedules import FactorScheduler, ScheduleConfig, build_scheduler
 from mlp_lab.training.straight import StraightModule
 
 LSUV_ROWS = 1024  # training rows behind the data-dependent initialisation
@@ -136,8 +136,11 @@ class MLPModule(StraightModule):
             scale_by_data_(self.model, cast(TensorDataModule, self.trainer.datamodule))  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
-        """Shows callbacks the training loss that a resumed run recorded last."""
+        """Shows callbacks the training loss that a resumed run recorded last; a schedule that is new to it goes on."""
         super().on_train_start()
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, FactorScheduler) and config.scheduler.last_epoch == 0:
+                config.scheduler.load_state_dict({"last_epoch": self.trainer.global_step})
         if self._recorded is not None:
             self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
 

@@ -16,10 +16,12 @@ from mlp_lab.training.weights_and_biases import WandbRun
 class RunRecord(L.Callback):
     """Writes `config.yaml` and `provenance.json` as a run starts and cuts `metrics.csv` back where one is resumed.
 
+    `config.yaml` is what the run began with. What a resume changes goes to `resume.yaml`, a whole configuration too.
+
     Args:
         run: The run's directory.
         metrics: The logger of `metrics.csv`.
-        config: Text of `config.yaml`.
+        config: The whole configuration, as YAML.
         facts: Values for `provenance.json` beside the ones that every run has.
         resumed: The directory already holds this run.
         latest: Let `latest` beside the directory link to it.
@@ -57,6 +59,8 @@ class RunRecord(L.Callback):
             before = self.run.read_provenance()
             before.setdefault("resumed", []).append(now)
             self.run.write_provenance(before)
+            if self.facts.get("overrides") and self.config != self.run.effective.read_text("utf-8"):
+                write_text(self.run.resumed_config, self.config)
         else:
             self.run.write_provenance(now)
             write_text(self.run.config, self.config)

@@ -35,12 +35,18 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.resumed_config = path / "resume.yaml"
         self.provenance = path / "provenance.json"
         self.metrics = path / "metrics.csv"
         self.best = path / "checkpoints" / "best.ckpt"
         self.last = path / "checkpoints" / "last.ckpt"
         self.test = path / "test.json"
         self.predictions = path / "predictions.csv"
+
+    @property
+    def effective(self) -> Path:
+        """The configuration that the run goes on with: `config.yaml`, until a resume has changed a key."""
+        return self.resumed_config if self.resumed_config.is_file() else self.config
 
     @classmethod
     def plan(cls, name: str, directory: str | None) -> RunDirectory:

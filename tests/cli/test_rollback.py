@@ -7,7 +7,7 @@ from typing import Any, cast
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.training.tracking import RunDirectory
 
-TRAINER: Any = SimpleNamespace(is_global_zero=True)
+TRAINER: Any = SimpleNamespace(is_global_zero=True, global_step=0)
 FAILURE = ValueError()
 
 

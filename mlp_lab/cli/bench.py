@@ -35,9 +35,10 @@ from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.model.mlp import resolve_widths
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
-from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
+from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.record import RunRecord
 from mlp_lab.training.tracking import MetricsCSV, RunDirectory
 from mlp_lab.training.weights_and_biases import WandbRun

@@ -22,7 +22,7 @@ from mlp_lab.sweep.members import Members
 from mlp_lab.sweep.pruning import Rungs
 from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
-from mlp_lab.training.checkpoints import RandomState
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import SCHEDULES
 
 # What members of a population may each have their own of.

@@ -22,10 +22,11 @@ from torch import Tensor
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
-from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
+from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
 from mlp_lab.training.weights_and_biases import WandbRun

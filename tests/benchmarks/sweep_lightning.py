@@ -20,10 +20,11 @@ from torch import Tensor
 
 from mlp_lab.data.loader import TensorLoader
 from mlp_lab.diagnostics.callback import Diagnostics
-from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint, RandomState
+from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.tracking import MetricsCSV
 from tests.benchmarks.harness import forget_peak, load_mnist
 from tests.benchmarks.lightning_peers import StockModule

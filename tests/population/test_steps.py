@@ -16,8 +16,8 @@ from mlp_lab.errors import NonFiniteError, UserError
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stopping import MemberStop
-from mlp_lab.training.checkpoints import RandomState
 from mlp_lab.training.optimizers import OptimizerConfig
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.straight import StraightPath
 from mlp_lab.training.tracking import MetricsCSV

@@ -13,9 +13,10 @@ from torch import Tensor
 import mlp_lab.training.burst as burst
 import mlp_lab.training.straight as straight
 from mlp_lab import MLPModule, TabularDataModule
-from mlp_lab.training.checkpoints import LastCheckpoint, RandomState
+from mlp_lab.training.checkpoints import LastCheckpoint
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable
+from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import ScheduleConfig
 from mlp_lab.training.tracking import MetricsCSV
 from tests.training.test_straight import QUIET

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,7 +17,6 @@ from mlp_lab.training.checkpoints import (
     BestCheckpoint,
     EarlyStop,
     LastCheckpoint,
-    RandomState,
     direction,
     save_finite,
 )
@@ -215,19 +212,3 @@ def test_the_last_is_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.Monk
         now.global_step, clock[0] = step, seconds
         last.on_train_batch_end(now, MODULE, None, None, 0)
     assert len(now.saved) == 2  # at steps 2 and 4; the second batch of step 1 was only accumulated
-
-
-def test_random_generators_go_on_where_they_were(tmp_path: Path) -> None:
-    def draw() -> tuple[float, float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(())), random.gauss(0, 1)
-
-    random.seed(1), np.random.seed(2), torch.manual_seed(3)  # type: ignore[func-returns-value]
-    draw()
-    np.random.randn()  # leaves a second Gaussian number in the cache
-    torch.save(RandomState().state_dict(), tmp_path / "state")
-    expected = draw(), np.random.randn()
-    other = RandomState()
-    other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    draw()
-    other.on_train_start(trainer(), MODULE)
-    assert (draw(), np.random.randn()) == expected

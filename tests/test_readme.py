@@ -59,7 +59,9 @@ def test_the_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("code", [text for kind, text in BLOCKS if kind == "python"])
-def test_the_python_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
     for name in list(ACTIVATIONS):
         monkeypatch.setitem(ACTIVATIONS, name, ACTIVATIONS[name])  # restores the registry afterwards
     before = set(ACTIVATIONS)

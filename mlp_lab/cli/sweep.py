@@ -89,6 +89,7 @@ def sweep(arguments: Sequence[str]) -> None:
         return
     content, rest, directory = read_sweep(arguments)
     settings = SweepSettings.read(content)
+    check_flags(rest, settings.space)
     for line in outline(settings, directory):
         print(line, flush=True)  # now: the imports that follow take seconds
     if settings.backend == "slurm":
@@ -105,7 +106,6 @@ def sweep(arguments: Sequence[str]) -> None:
 
     quieten()
     check_study(settings, Space.read(settings.space))  # their mistakes are told before the data is read
-    check_flags(rest, settings.space)
     builder = TrialBuilder(rest)
     space = Space.read(settings.space, depth=builder.depth)
     check_space(builder, settings, space)

@@ -188,7 +188,10 @@ class TrialBuilder:
         """Returns the data of a config; the last ones are kept, for most trials share them."""
         key = _key(config.data)
         if key not in self._data:
-            built = self._instantiated(config).data
+            quiet = config.clone()
+            if "verbose" in quiet.data.init_args:
+                quiet.data.init_args.verbose = False  # the data of the base config is described once, for all trials
+            built = self._instantiated(quiet).data
             assert isinstance(built, TensorDataModule)
             self._data = {_key(self._base.data): self.data, key: built}
         return self._data[key]

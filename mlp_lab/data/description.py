@@ -141,7 +141,7 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
     table.add_column("kind", no_wrap=True, width=11)
     table.add_column("missing", justify="right", no_wrap=True, width=7)
     table.add_column("distinct", justify="right", no_wrap=True, width=8)
-    table.add_column("values in the training rows", overflow="ellipsis")
+    table.add_column("training values", overflow="ellipsis", min_width=15)
     for column in shown:
         words = (
             column.note if column.kind == "dropped" else column.values + (f" ({column.note})" if column.note else "")

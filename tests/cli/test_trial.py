@@ -48,6 +48,21 @@ def test_data_settings_make_data_of_their_own(builder: TrialBuilder) -> None:
     assert run.data is builder.data
 
 
+def test_data_of_a_trial_is_not_described_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(here / "table.csv")
+    config = write_config(here / "config.yaml")
+    config.write_text(config.read_text().replace("verbose: false", "verbose: true"))
+    builder = TrialBuilder(["--config", "config.yaml"])
+    for rows in (20, 30):
+        assert builder.build({"data.train_rows": rows}, 0).data.part("train").rows == rows
+    assert capsys.readouterr().out.count("feature columns") == 1
+
+
+def test_batch_of_a_trial_is_at_most_the_training_rows(builder: TrialBuilder) -> None:
+    builder.check({"data.batch_size": 1000})
+    assert builder.build({"data.batch_size": 1000}, 0).data.train_batch_size == 48
+
+
 def test_a_trial_can_be_trained(builder: TrialBuilder) -> None:
     run = builder.build({"model.width": 4}, 0)
     trainer = L.Trainer(**run.trainer)

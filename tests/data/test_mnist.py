@@ -46,6 +46,48 @@ def raw_pixels(root: Path, name: str) -> np.ndarray:
     return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(-1, 30)
 
 
+def test_fewer_training_rows_are_nested_and_leave_the_rest_as_it_is(root: Path) -> None:
+    whole, *smaller = (
+        MNISTDataModule(root=str(root), seed=0, train_rows=rows, verbose=False) for rows in (None, 10, 50, 180)
+    )
+    for data in smaller:
+        for name in ("val", "test"):
+            assert torch.equal(data.part(name).ids, whole.part(name).ids)  # type: ignore[arg-type]
+    kept = [set(data.part("train").ids.tolist()) for data in (*smaller, whole)]  # type: ignore[union-attr]
+    assert [len(rows) for rows in kept] == [10, 50, 180, 180]
+    assert kept[0] < kept[1] < kept[2] == kept[3]
+    assert smaller[1].spec.class_counts == (5,) * 10
+    pixels = raw_pixels(root, "train")[sorted(kept[1])] / 255
+    assert smaller[1].loaded.state["pixel_mean"] == pytest.approx(pixels.mean())
+    assert len({data.split_fingerprint for data in (*smaller, whole)}) == 3
+
+
+@pytest.mark.parametrize(("rows", "words"), [(0, "0 must be 1 or more"), (9, "9 is fewer"), (181, "181 is more than")])
+def test_wrong_number_of_training_rows_is_refused(root: Path, rows: int, words: str) -> None:
+    with pytest.raises(UserError, match=rf"^data\.train_rows: {words}"):
+        MNISTDataModule(root=str(root), train_rows=rows).setup("fit")
+
+
+def test_page_says_what_was_read(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = MNISTDataModule(root=str(root), seed=3, train_rows=100, batch_size=128)
+    data.setup("fit")
+    page = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "data mnist: images of 6 × 5 pixels scaling normalize: by mean 0.",
+        "target label: multiclass, 10 classes; 10.0% to 10.0% of the rows each",
+        "rows 100 of 180 train, 20 validation, 40 test (stratified by class, seed 3; test rows as published)",
+        "note data.batch_size: 128 is more than the 100 training rows; each step trains on all of them",
+    ):
+        assert words in page
+    torch.save({"MNISTDataModule": data.state_dict()}, tmp_path / "best.ckpt")
+    MNISTDataModule(root=str(root), fitted=str(tmp_path / "best.ckpt")).setup("test")
+    assert capsys.readouterr().out == (
+        "data    mnist, prepared as in the run\nrows    100 train, 20 validation, 40 test\n"
+    )
+    MNISTDataModule(root=str(root), verbose=False).setup("fit")
+    assert capsys.readouterr().out == ""
+
+
 def test_parts_hold_scaled_pixels_of_their_rows(root: Path) -> None:
     data = MNISTDataModule(root=str(root), val_fraction=0.25, seed=0)
     split = data.loaded.state["split"].numpy()

@@ -18,6 +18,7 @@ from mlp_lab.data.splits import (
     split_from_column,
     split_hash,
     split_rows,
+    training_subset,
 )
 from mlp_lab.errors import UserError
 
@@ -157,3 +158,34 @@ def test_duplicates_are_counted_like_a_double_loop() -> None:
 
 def test_hash_is_sha256_of_the_codes() -> None:
     assert split_hash(torch.tensor([0, 1, 2], dtype=torch.uint8)) == hashlib.sha256(b"\x00\x01\x02").hexdigest()[:16]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_training_subsets_are_nested_and_hold_each_class_by_its_share(seed: int) -> None:
+    labels = skewed_labels(300, seed)
+    rows, sizes = len(labels), torch.bincount(labels, minlength=4)
+    before = torch.zeros(rows, dtype=torch.bool)
+    for keep in (4, 5, 17, 60, 150, 299, rows):
+        kept = training_subset(rows, keep, seed=seed, labels=labels)
+        assert int(kept.sum()) == keep
+        assert bool((kept | before).equal(kept))
+        counts = torch.bincount(labels[kept], minlength=4)
+        assert counts.min() >= 1
+        assert (counts - sizes * keep / rows).abs().max() <= 2  # one for rounding, one for the first row of each class
+        before = kept
+
+
+def test_training_subset_without_classes_is_a_draw_of_the_seed() -> None:
+    first, same, other = (training_subset(100, 30, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert not first[:30].all()
+
+
+def test_training_subset_counts_only_classes_that_have_rows() -> None:
+    labels = torch.tensor([0, 0, 3, 3, 3])
+    assert sorted(labels[training_subset(5, 2, seed=0, labels=labels)].tolist()) == [0, 3]
+    with pytest.raises(UserError, match=r"^data\.train_rows: 1 is fewer than the 2 classes; use at least 2$"):
+        training_subset(5, 1, seed=0, labels=labels)
+    with pytest.raises(UserError, match=r"^data\.train_rows: 6 is more than the 5 training rows; use at most 5, or"):
+        training_subset(5, 6, seed=0)

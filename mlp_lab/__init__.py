@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlp_lab.cli.trial import TrialBuilder as TrialBuilder
     from mlp_lab.cli.trial import build_backend as build_backend
+    from mlp_lab.data.arrays import ArrayDataModule as ArrayDataModule
     from mlp_lab.data.mnist import MNISTDataModule as MNISTDataModule
     from mlp_lab.data.spec import DataSpec as DataSpec
     from mlp_lab.data.tabular import TabularDataModule as TabularDataModule
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlp_lab.training.module import MLPModule as MLPModule
 
 _HOMES = {
+    "ArrayDataModule": "mlp_lab.data.arrays",
     "Backend": "mlp_lab.sweep.runs",
     "Choice": "mlp_lab.sweep.settings",
     "ClusterSettings": "mlp_lab.sweep.settings",
@@ -62,6 +64,7 @@ _HOMES = {
 }
 __all__ = [
     "MLP",
+    "ArrayDataModule",
     "Backend",
     "Choice",
     "ClusterSettings",

@@ -52,6 +52,9 @@ def test_the_commands_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / folder).symlink_to(ROOT / folder)
     write_houses(tmp_path / "houses.csv", rows=600, target=True)
     write_houses(tmp_path / "new_houses.csv", rows=7, target=False)
+    own = next(text for kind, text in BLOCKS if kind == "python" and "class MyData" in text)
+    (tmp_path / "my_data.py").write_text(own, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     for line in commands():
         assert main(line) == 0, line

@@ -121,6 +121,15 @@ class BenchCLI(LightningCLI):
         check_config(self.invocation.arguments[0], self._get_config())
         super()._set_seed()
 
+    def before_instantiate_classes(self) -> None:
+        """Takes spec, split and preprocessing from the checkpoint of `--run`, unless the data module has no `fitted`.
+
+        A user's own data module may have none: it fits again, and Lightning's loading compares the result.
+        """
+        arguments = self._get_config().data.get("init_args") or {}
+        if self.invocation.checkpoint and "fitted" in arguments and arguments["fitted"] is None:
+            arguments["fitted"] = self.invocation.checkpoint
+
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""
 

@@ -48,7 +48,8 @@ _WORDS = {
     "list[str]": "a list of names",
     "dict": "a mapping",
 }
-_CLASSES = dict.fromkeys(("data", "data.help"), "MNISTDataModule or TabularDataModule")  # what a key's class may be
+_OWN = "MNISTDataModule, TabularDataModule or the dotted path of your own"
+_CLASSES = {"data": _OWN, "data.help": _OWN}  # what a key's class may be
 
 
 def causes(error: BaseException | None) -> Iterator[str]:

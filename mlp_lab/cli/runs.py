@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
 from mlp_lab.errors import UserError
@@ -24,6 +25,12 @@ class Invocation:
     """What the user gave beside it."""
 
     @property
+    def checkpoint(self) -> str | None:
+        """The checkpoint of `run` that is measured or that predicts."""
+        flags = dict(pairwise(self.arguments))
+        return flags.get("--ckpt_path") if self.run is not None and not self.resumed else None
+
+    @property
     def resumed(self) -> bool:
         """Whether `fit` goes on in the directory of an existing run."""
         return self.run is not None and self.arguments[0] == "fit"
@@ -33,7 +40,8 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     """Rewrites `--resume RUN_DIR` (fit) and `--run RUN_DIR` (the others) into config, checkpoint and directory.
 
     Without either, `fit` and `summary` fall back to the embedded `digits.yaml`, or to `tabular.yaml` where
-    `--data.path` names a table. A `--data.path` flag also takes the place of a config's `data.dataset`.
+    `--data.path` names a table; with a class that `--data` names, every key has its default. A `--data.path` flag also
+    takes the place of a config's `data.dataset`.
 
     Raises:
         UserError: The directory holds no run, or no checkpoint; a config file cannot be read.
@@ -47,7 +55,8 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     if run is not None and _given("--run.dir", rest):
         raise UserError(f"--run.dir: {flag} names the run's directory already; leave one out")
     words = [command] if run is None else [command, "--config", str(run.effective), *_state(command, run, flag)]
-    if run is None and command in ("fit", "summary") and not (_given("--config", rest) or _given("-c", rest)):
+    named = any(_given(flag, rest) for flag in ("--config", "-c", "--data"))
+    if run is None and command in ("fit", "summary") and not named:
         words += ["--config", str(default_config("tabular" if _given("--data.path", rest) else "digits"))]
     if _given("--data.path", rest) and not _given("--data.dataset", rest):
         rest += ["--data.dataset", "null"]
@@ -76,7 +85,7 @@ def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
     checkpoint = run.best if run.best.exists() else run.last
     if not checkpoint.exists():
         raise UserError(f"{flag}: {run.path} holds no checkpoint yet; go on with `fit --resume {run.path}`")
-    return [*words, "--ckpt_path", str(checkpoint), "--data.fitted", str(checkpoint)]
+    return [*words, "--ckpt_path", str(checkpoint)]
 
 
 def _given(flag: str, words: Sequence[str]) -> bool:

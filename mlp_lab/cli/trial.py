@@ -50,9 +50,9 @@ class BaseCLI(BenchCLI):
         self.fix_data_seed(self.config)
 
     def fix_data_seed(self, config: Any) -> None:
-        """Sets `data.seed` to the base config's seed, unless it is set."""
-        arguments = config.data.init_args
-        if arguments.get("seed") is None:
+        """Sets `data.seed` to the base config's seed, unless it is set or the data module has none."""
+        arguments = config.data.get("init_args") or {}
+        if "seed" in arguments and arguments["seed"] is None:
             seed = config.seed_everything
             arguments["seed"] = seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
 
@@ -80,7 +80,18 @@ class TrialBuilder:
             raise UserError(f"replicates: {replicates} is for `fit`; a sweep's trials are single networks ({advice})")
         self._parsed = self._cli.parser.parse_args(self._invocation.loaded[1:])
         self._known = frozenset(known_keys(self._cli.parser))
+        self._fix_order(self.data)
         self._data: dict[str, TensorDataModule] = {_key(self._base.data): self.data}
+
+    @property
+    def _data_seed(self) -> int:
+        seed = self._base.seed_everything
+        return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+
+    def _fix_order(self, data: TensorDataModule) -> None:
+        """Gives all trials the same order of the rows, whatever their own seed."""
+        if data.seed is None:
+            data.seed = self._data_seed
 
     @property
     def data(self) -> TensorDataModule:
@@ -191,8 +202,10 @@ class TrialBuilder:
             quiet = config.clone()
             if "verbose" in quiet.data.init_args:
                 quiet.data.init_args.verbose = False  # the data of the base config is described once, for all trials
+            L.seed_everything(self._data_seed, workers=True, verbose=False)  # of a module without `seed`
             built = self._instantiated(quiet).data
             assert isinstance(built, TensorDataModule)
+            self._fix_order(built)
             self._data = {_key(self._base.data): self.data, key: built}
         return self._data[key]
 

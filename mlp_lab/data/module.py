@@ -103,6 +103,7 @@ class TensorDataModule(LightningDataModule):
     @abstractmethod
     def _load(self) -> Loaded:
         """Reads, splits and fits; with `fitted_state`, transforms by it and fits nothing."""
+        raise UserError(f"data: {type(self).__qualname__} reads no data; use a subclass, or ArrayDataModule for arrays")
 
     @property
     def resolved_seed(self) -> int:

@@ -50,8 +50,8 @@ MISTAKES = {
     "fit --config nested.yaml": "model.optimizer.lrr: no such key; did you mean model.optimizer.lr?",
     "fit --config scalar.yaml": "trainer: 3 in scalar.yaml is not a group of keys; write them below it, indented",
     "fit --config null.yaml": "model: it has no keys in null.yaml; write them below it, indented, or leave it out",
-    "fit --config class.yaml": "data: 'TabluarDataModule' is not a class that can be used here; use MNISTDataModule or "
-    "TabularDataModule",
+    "fit --config class.yaml": "data: 'TabluarDataModule' is not a class that can be used here; use MNISTDataModule, "
+    "TabularDataModule or the dotted path of your own",
     "fit --config option.yaml": "data.droop: no such key of TabularDataModule; did you mean data.drop?",
     "fit --config no.yaml": "data.target: YAML reads no, yes, on and off as booleans; … --data.target '[\"no\"]'",
     "fit --config nos.yaml": "data.drop: YAML reads no, yes, on and off as booleans; … --data.drop '[\"no\", c]'",
@@ -76,8 +76,8 @@ MISTAKES = {
     "--model.optimizer.eps 1e-4, or --trainer.precision bf16-mixed",
     f"{FIT} --trainer.precision 17": "trainer.precision: 17 is not accepted; use 64, 32, 16, …16-mixed, … or null",
     f"{FIT} --trainer.logger board": "trainer.logger: 'board' is not a class that can be used here; use a class …",
-    "fit --data.help=Foo": "data.help: 'Foo' is not a class that can be used here; use MNISTDataModule or "
-    "TabularDataModule",
+    "fit --data.help=Foo": "data.help: 'Foo' is not a class that can be used here; use MNISTDataModule, "
+    "TabularDataModule or the dotted path of your own",
     # model
     f"{FIT} --model.depth -1": "model.depth: -1 is not a number of hidden layers; accepted: an integer of at least 0",
     f"{FIT} --model.depth 2 --model.width [1,2,3]": "model.width: [1, 2, 3] has 3 entries, but model.depth: 2 …",

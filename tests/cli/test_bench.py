@@ -281,3 +281,61 @@ def test_activation_by_its_dotted_path_is_kept_in_config_and_checkpoint(
     loaded = MLPModule.load_from_checkpoint(run / "checkpoints" / "last.ckpt")
     assert (loaded.hparams["activation"], loaded.model.phi.saturates) == ("own_phi.phi", False)
     assert bench("test", "--run", run).status == 0
+
+
+OWN_DATA = """
+import numpy as np
+import torch
+from mlp_lab import ArrayDataModule
+from mlp_lab.data.module import Loaded, Part, TensorDataModule
+from mlp_lab.data.spec import DataSpec
+
+
+class Arrays(ArrayDataModule):
+    def __init__(self, rows: int = 120, **settings):
+        super().__init__(**settings)
+        self.rows = rows
+
+    def arrays(self):
+        x = np.random.default_rng(0).normal(size=(self.rows, 2))
+        return x, x[:, 0] > 0
+
+
+class Tensors(TensorDataModule):
+    def __init__(self, rows: int = 120, batch_size: int = 16):
+        super().__init__(batch_size=batch_size)
+        self.rows = rows
+
+    def _load(self):
+        x = torch.randn(self.rows, 2)
+        y = (x[:, 0] > 0).long()
+        slices = {"train": slice(0, 80), "val": slice(80, 100), "test": slice(100, None)}
+        parts = {name: Part(numeric=x[rows], target=y[rows]) for name, rows in slices.items()}
+        spec = DataSpec(task="binary", numeric=("a", "b"), classes=("no", "yes"), class_counts=(40, 40))
+        return Loaded(spec=spec, parts=parts, state={"split": torch.zeros(self.rows, dtype=torch.uint8)})
+"""
+
+
+@pytest.mark.parametrize("name", ["Arrays", "Tensors"])
+def test_data_module_of_a_user_works_by_its_dotted_path(
+    name: str, here: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "own_data.py").write_text(OWN_DATA)
+    monkeypatch.syspath_prepend(here)
+    trainer = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+    flags = ["--data.batch_size", "16", "--data.rows", "130", "--model.depth", "2", *trainer]
+    answer = bench("fit", "--data", f"own_data.{name}", *flags)
+    assert (answer.status, answer.err) == (0, "")
+    run = Path(answer.last_line)
+    assert config(run)["data"]["class_path"] == f"own_data.{name}"
+    assert config(run)["data"]["init_args"]["rows"] == 130
+    assert config(run)["run"]["name"] == "mlp"
+    for command in ("validate", "test", "predict"):
+        assert bench(command, "--run", run).status == 0
+    assert bench("fit", "--resume", run, "--trainer.max_epochs", "2").status == 0
+    (here / "sweep.yaml").write_text(
+        f"base: {run}/config.yaml\ntrials: 2\npopulation: 2\n"
+        "space: {model.optimizer.lr: {type: float, low: 0.001, high: 0.01}}\n"
+    )
+    answer = bench("sweep", "--config", "sweep.yaml", *trainer)
+    assert (answer.status, answer.err) == (0, "")

@@ -45,7 +45,8 @@ def test_resume_before_the_first_checkpoint_starts_again_in_place(finished_run: 
 def test_run_names_its_best_checkpoint_for_weights_and_preprocessing(command: str, finished_run: Path) -> None:
     invocation = expand(command, ["--run", str(finished_run)])
     best = str(finished_run / "checkpoints" / "best.ckpt")
-    assert invocation.arguments[-4:] == ["--ckpt_path", best, "--data.fitted", best]
+    assert invocation.arguments[-2:] == ["--ckpt_path", best]
+    assert invocation.checkpoint == best
     assert not invocation.resumed
 
 

@@ -1,0 +1,81 @@
+"""Rows that a user's own class returns, split and scaled like those of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mlp_lab.data.arrays import ArrayDataModule
+from mlp_lab.data.tabular import TabularDataModule
+from mlp_lab.errors import UserError
+
+
+def of(x: Any, y: Any, **settings: Any) -> ArrayDataModule:
+    class Own(ArrayDataModule):
+        def arrays(self) -> tuple[Any, Any]:
+            return x, y
+
+    return Own(verbose=False, seed=0, **settings)
+
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(200, 3))
+
+
+@pytest.mark.parametrize(
+    ("y", "task", "out"),
+    [
+        (X[:, 0] > 0, "binary", 1),
+        (np.where(X[:, 0] > 0, "yes", "no"), "binary", 1),
+        (np.digitize(X[:, 0], [-1, 0, 1]), "multiclass", 4),
+        (X @ np.ones(3), "regression", 1),
+        (torch.from_numpy(X[:, :2] * 2.5), "regression", 2),
+        (pd.Series(np.where(X[:, 1] > 0, "b", "a"), name="label"), "binary", 1),
+    ],
+)
+def test_task_is_inferred_from_y(y: Any, task: str, out: int) -> None:
+    data = of(X, y)
+    assert (data.spec.task, data.spec.out_features) == (task, out)
+    assert data.spec.numeric == ("x0", "x1", "x2")
+    assert data.spec.rows == (160, 20, 20)
+
+
+def test_arrays_are_a_table_without_a_file(tmp_path: Path) -> None:
+    y = np.where(X[:, 0] > 0, "yes", "no")
+    frame = pd.DataFrame(X, columns=["x0", "x1", "x2"]).assign(y=y)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    table = TabularDataModule(path=str(tmp_path / "t.csv"), target="y", verbose=False, seed=0)
+    data = of(X, y)
+    for name in ("train", "val", "test"):
+        torch.testing.assert_close(data.part(name).numeric, table.part(name).numeric)
+        assert torch.equal(data.part(name).target, table.part(name).target)  # type: ignore[arg-type]
+
+
+def test_frames_keep_their_names_and_categories_and_images_are_flattened() -> None:
+    frame = pd.DataFrame({"size": X[:, 0], "town": np.where(X[:, 1] > 0, "Bern", "Chur")}, index=np.arange(200) * 7)
+    data = of(frame, X[:, 0] > 0)
+    assert (data.spec.numeric, data.spec.categorical) == (("size",), ("town",))
+    assert of(RNG.normal(size=(50, 2, 4)), np.arange(50) % 2).spec.numeric == tuple(f"x{pixel}" for pixel in range(8))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, X[:-1, 0], "data: .*Own.arrays returns 200 rows of X and 199 of y"),
+        (pd.DataFrame({"y": X[:, 0]}), X[:, 0], "data: .* X and y that both have a column 'y'"),
+        (X, 3, "data: arrays returns 3; accepted: one row per sample"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(x: Any, y: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _ = of(x, y).spec
+
+
+def test_class_without_arrays_is_refused() -> None:
+    with pytest.raises(UserError, match="data: ArrayDataModule has no method `arrays`; use a subclass"):
+        _ = ArrayDataModule().spec

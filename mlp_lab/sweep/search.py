@@ -201,8 +201,8 @@ class Search:
             self.chunks.clean(self.trials.unfinished)
             self._write()
             self.progress.refresh()
-            over = self.budget is not None and self.progress.finished >= self.budget
-            if not over and time.monotonic() - self.progress.shown >= STATUS_SECONDS:
+            spent = self.budget is not None and self.progress.finished >= self.budget
+            if not spent and time.monotonic() - self.progress.shown >= STATUS_SECONDS:
                 self.progress.status()
         self._write()
         self.progress.refresh()

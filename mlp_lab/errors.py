@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
+TERMINATED = 143  # and for SIGTERM: 128 + 15
+
 
 class UserError(ValueError):
     """A mistake in a config, a file or a flag: one line that names the key, the value and what would be accepted.
@@ -29,6 +32,25 @@ class NonFiniteError(RuntimeError):
     def __init__(self, message: str, found: object | None = None) -> None:
         super().__init__(message)
         self.found = found
+
+
+class Terminated(BaseException):
+    """A signal has ended the command, as Ctrl-C ends it by a `KeyboardInterrupt`; no `except Exception` catches it.
+
+    Args:
+        signum: The signal.
+        message: One line for the user.
+        requeued: Whether the cluster starts the command again.
+    """
+
+    def __init__(self, signum: int, message: str = "terminated", *, requeued: bool = False) -> None:
+        super().__init__(message)
+        self.signum, self.requeued = signum, requeued
+
+    @property
+    def exit_status(self) -> int:
+        """0 where the cluster starts the command again, else the status for SIGTERM."""
+        return 0 if self.requeued else TERMINATED
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str | None:

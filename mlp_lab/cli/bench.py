@@ -13,10 +13,13 @@ from typing import Any, cast
 import lightning as L
 import yaml
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
 
+from mlp_lab.cli import restart
 from mlp_lab.cli.checks import check_config, check_training, trainer_mistakes
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
@@ -31,7 +34,7 @@ from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
-from mlp_lab.errors import NonFiniteError, UserError
+from mlp_lab.errors import INTERRUPTED, NonFiniteError, Terminated, UserError
 from mlp_lab.model.mlp import resolve_widths
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
@@ -40,6 +43,9 @@ from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.record import RunRecord
+from mlp_lab.training.signals import TerminationSignals
+from mlp_lab.training.slurm import check_tasks, environment, job_id, requeue
+from mlp_lab.training.termination import SaveOnSignal
 from mlp_lab.training.tracking import MetricsCSV, RunDirectory
 from mlp_lab.training.weights_and_biases import WandbRun
 
@@ -61,11 +67,12 @@ class BenchCLI(LightningCLI):
 
     Args:
         invocation: The command, its flags, and the run directory that it names, if any.
+        signals: What the process has received; None handles no signals.
         run: False only builds data and model (for `summary`).
     """
 
-    def __init__(self, invocation: Invocation, *, run: bool = True) -> None:
-        self.invocation = invocation
+    def __init__(self, invocation: Invocation, signals: TerminationSignals | None = None, *, run: bool = True) -> None:
+        self.invocation, self.signals = invocation, signals or TerminationSignals()
         self.directory: RunDirectory | None = None
         self.metrics: MetricsCSV | None = None
         self.rollback: Rollback | None = None
@@ -154,8 +161,14 @@ class BenchCLI(LightningCLI):
             callbacks.append(watch(**asdict(self._get(self.config_init, "diagnostics"))))
         if self.directory is not None:
             settings["default_root_dir"] = str(self.directory.path)
+        plugins = _listed(settings.get("plugins"))
+        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins) and (job := environment()):
+            settings["plugins"] = [*plugins, job]
         with trainer_mistakes():
-            return self._instantiate_trainer(settings, callbacks)
+            trainer = self._instantiate_trainer(settings, callbacks)
+        check_tasks(trainer.world_size)
+        self.signals.replace_handlers_of(trainer)
+        return trainer
 
     def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
         config = self.resolved_config()
@@ -175,6 +188,7 @@ class BenchCLI(LightningCLI):
         settings["logger"] = loggers
         settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO()]
         facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
+        facts |= {restart.KEY: job} if (job := job_id()) else {}
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
         return [
@@ -190,7 +204,8 @@ class BenchCLI(LightningCLI):
             RandomState(),
             *([stop] if self.replicates == 1 else []),
             (BestCheckpoint if self.replicates == 1 else BestMembers)(run.best, stop.monitor),
-            LastCheckpoint(run.last, **asdict(checkpoint)),
+            last := LastCheckpoint(run.last, **asdict(checkpoint)),
+            SaveOnSignal(self.signals, last),
         ]
 
     @property
@@ -232,6 +247,7 @@ class BenchCLI(LightningCLI):
 
         Raises:
             KeyboardInterrupt: Ctrl-C, which Lightning turns into an exit; its message says how to go on.
+            Terminated: Another signal; its message says how to go on.
             NonFiniteError: A NaN or an infinity; its verdict has been told, and its message names the checkpoint kept.
             UserError: A mistake that only the training shows, such as a score that has no value.
         """
@@ -251,9 +267,10 @@ class BenchCLI(LightningCLI):
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
-            started = self.directory is not None and self.directory.config.exists()
-            advice = f"go on with `python -m mlp_lab fit --resume {self._shown_directory()}`"
-            raise KeyboardInterrupt(advice if started else "nothing was written") from stop
+            self._finish(INTERRUPTED)
+            raise KeyboardInterrupt(self._advice()) from stop
+        except Terminated as stop:
+            raise self._end(stop) from stop
 
     def after_fit(self) -> None:
         """Ends the record and prints the result; the run's directory is the last line."""
@@ -273,7 +290,7 @@ class BenchCLI(LightningCLI):
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
 
-    def _finish(self, exit_code: int = 0) -> None:
+    def _finish(self, exit_code: int = 0, *, preempted: bool = False) -> None:
         """Ends the W&B runs."""
         best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
         if best is None:  # fast_dev_run has neither
@@ -281,7 +298,30 @@ class BenchCLI(LightningCLI):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbRun):
                 scores = {f"best/{name}": value for name, value in best.scores.items()}
-                logger.finish(best.path if best.epoch >= 0 else None, scores, exit_code)
+                logger.finish(best.path if best.epoch >= 0 else None, scores, exit_code, preempted=preempted)
+
+    def _end(self, stop: Terminated) -> Terminated:
+        """Ends the record of a run that a signal has stopped, and asks Slurm to start its job again on SIGUSR1."""
+        if not self.trainer.is_global_zero:
+            return stop
+        job = job_id()
+        announced = stop.signum == signal.SIGUSR1 and job is not None  # by `sbatch --signal=USR1@SECONDS`
+        self._finish(stop.exit_status, preempted=announced)
+        if isinstance(launcher := self.trainer.strategy.launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)  # they have nothing to write, and may wait for this process
+            launcher.procs.clear()  # else Lightning's thread that watches them kills this process too
+        if not announced:
+            return Terminated(stop.signum, f"{stop}; {self._advice()}")
+        refused = requeue(cast(str, job))
+        if refused is None:
+            return Terminated(stop.signum, f"{stop}; job {job} is queued again and goes on by itself", requeued=True)
+        return Terminated(stop.signum, f"{stop}; Slurm does not queue job {job} again ({refused}); {self._advice()}")
+
+    def _advice(self) -> str:
+        """Says how a run that was cut off goes on."""
+        if self.directory is None or not self.directory.config.exists():
+            return "nothing was written"
+        return f"go on with `python -m mlp_lab fit --resume {self._shown_directory()}`"
 
     def _kept(self) -> str:
         """Says which state of a run that had to stop is still there."""

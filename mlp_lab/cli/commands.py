@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mlp_lab.cli.bench import BenchCLI
 from mlp_lab.cli.runs import expand
+from mlp_lab.training.signals import TerminationSignals
 
 # What libraries warn of that is not the user's to mend.
 FOREIGN_WARNINGS = (
@@ -20,11 +21,12 @@ FOREIGN_WARNINGS = (
 )
 
 
-def run(command: str, arguments: Sequence[str]) -> None:
+def run(command: str, arguments: Sequence[str], signals: TerminationSignals) -> None:
     """Runs `fit`, `validate`, `test`, `predict` or `summary` with its arguments.
 
     Raises:
         UserError: A mistake in the input.
+        Terminated: A signal has ended it.
     """
     quieten()
     invocation = expand(command, arguments)
@@ -33,7 +35,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
         show_summary(BenchCLI(invocation, run=False))
     else:
-        BenchCLI(invocation)
+        BenchCLI(invocation, signals)
 
 
 def quieten() -> None:

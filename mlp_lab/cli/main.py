@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mlp_lab.cli.streams import any_encoding
-from mlp_lab.errors import NonFiniteError, UserError, nearest
+from mlp_lab.errors import INTERRUPTED, NonFiniteError, Terminated, UserError, nearest
 
 COMMANDS = {
     "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
@@ -18,7 +18,6 @@ COMMANDS = {
     "sweep": "Search the keys of a config (--config SWEEP.yaml), and keep every trial.",
 }
 USAGE_ERROR = 2
-INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
 
 
 def usage() -> str:
@@ -47,7 +46,8 @@ def import_from_here() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status.
 
-    0; 2 for a mistake in the input; 3 where a NaN or an infinity has stopped training; 130 after Ctrl-C.
+    0; 2 for a mistake in the input; 3 where a NaN or an infinity has stopped training; 130 after Ctrl-C; 143 after
+    SIGTERM or SIGUSR1, unless Slurm has put the job back into its queue.
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
@@ -82,21 +82,30 @@ def _run(arguments: list[str]) -> int:
 
             sweep(arguments[1:])
         else:
-            from mlp_lab.cli.commands import run
+            from mlp_lab.training.signals import TerminationSignals
 
-            run(command, arguments[1:])
+            with TerminationSignals() as signals:
+                from mlp_lab.cli.commands import run
+
+                run(command, arguments[1:], signals)
     except SystemExit as stop:  # a command's --help
         if stop.code:
             raise
     except KeyboardInterrupt as error:
         print(f"interrupted{'; ' if str(error) else ''}{error}", file=sys.stderr)
         return INTERRUPTED
+    except Terminated as error:
+        if _launched():  # the first process waits for it, and would be killed at another status
+            return 0
+        print(error, file=sys.stderr)
+        return error.exit_status
     except Exception as error:
         if os.environ.get("MLP_LAB_DEBUG") == "1":
             raise
         if isinstance(error, NonFiniteError):
-            if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one tells
-                print(f"stopped: {error}", file=sys.stderr)
+            if _launched():
+                return 0
+            print(f"stopped: {error}", file=sys.stderr)
             return error.exit_status
         from mlp_lab.cli.mistakes import one_line
 
@@ -106,3 +115,8 @@ def _run(arguments: list[str]) -> int:
         print(f"error: {line}", file=sys.stderr)
         return USAGE_ERROR
     return 0
+
+
+def _launched() -> bool:
+    """Says whether another process has started this one for a training in several, and speaks for it."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"

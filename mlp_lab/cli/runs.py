@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
+from mlp_lab.cli.restart import begun_run
 from mlp_lab.errors import UserError
 from mlp_lab.training.tracking import RunDirectory
 
@@ -41,7 +42,8 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
 
     Without either, `fit` and `summary` fall back to the embedded `digits.yaml`, or to `tabular.yaml` where
     `--data.path` names a table; with a class that `--data` names, every key has its default. A `--data.path` flag also
-    takes the place of a config's `data.dataset`.
+    takes the place of a config's `data.dataset`. Where Slurm has started the job of a `fit` again, the run
+    that it had begun is resumed.
 
     Raises:
         UserError: The directory holds no run, or no checkpoint; a config file cannot be read.
@@ -51,6 +53,11 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
         advice = "go on with a run by --resume RUN_DIR" if command == "fit" else "name a run by --run RUN_DIR"
         raise UserError(f"{other}: {command} has no such flag; {advice}")
     directory, rest = _take(flag, list(arguments))
+    if command == "fit" and directory is None:
+        begun = begun_run(arguments, _value_of("--run.dir", rest))
+        if begun is not None:
+            print(f"Slurm has started this job again: it goes on with {begun.path}")
+            directory, rest = str(begun.path), []
     run = None if directory is None else _open(directory, flag)
     if run is not None and _given("--run.dir", rest):
         raise UserError(f"--run.dir: {flag} names the run's directory already; leave one out")
@@ -90,6 +97,13 @@ def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
 
 def _given(flag: str, words: Sequence[str]) -> bool:
     return any(word == flag or word.startswith(f"{flag}=") for word in words)
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    """Returns the last value of a flag, None where it is not given."""
+    pairs = [word.partition("=")[::2] for word in words if word.startswith(f"{flag}=")]
+    pairs += [(word, value) for word, value in pairwise(words) if word == flag]
+    return pairs[-1][1] if pairs else None
 
 
 def _take(flag: str, words: list[str]) -> tuple[str | None, list[str]]:

@@ -25,6 +25,7 @@ from mlp_lab.sweep.runs import Backend
 from mlp_lab.sweep.serial import DECADES, Alone, Run
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.training.module import MLPModule
+from mlp_lab.training.slurm import one_process_trainer
 
 QUIET = {
     "logger": False,
@@ -237,7 +238,7 @@ def build_trainer(settings: Mapping[str, Any]) -> L.Trainer:
             of the sweep; or it leaves no validation to judge a trial by.
     """
     with trainer_mistakes():
-        trainer = L.Trainer(**settings)
+        trainer = one_process_trainer(settings)
     if trainer.world_size > 1:
         raise UserError(
             f"trainer.devices: {settings.get('devices')} means {trainer.world_size} processes, and a trial trains in "

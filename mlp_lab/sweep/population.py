@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 
 from mlp_lab.diagnostics.settings import DEFAULT_GROUPS
@@ -24,6 +23,7 @@ from mlp_lab.sweep.runs import Judge, Outcome, Point
 from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
 from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import SCHEDULES
+from mlp_lab.training.slurm import one_process_trainer
 
 # What members of a population may each have their own of.
 FREE = ("depth", "width", "activation", "init", "bias", "dropout", "input_dropout", "label_smoothing", "max_norm")
@@ -184,7 +184,7 @@ class Together(Alone):
         broken: Exception | None = None
         try:
             path = chunk.checkpoint if chunk is not None else None
-            L.Trainer(**settings).fit(module, first.data, ckpt_path=path, weights_only=True)
+            one_process_trainer(settings).fit(module, first.data, ckpt_path=path, weights_only=True)
         except NonFiniteError:
             members.note_failures(module)
         except Exception as error:

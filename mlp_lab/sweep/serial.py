@@ -18,6 +18,7 @@ from mlp_lab.sweep.pruning import Rungs, worth
 from mlp_lab.sweep.runs import Judge, Outcome, Point, State
 from mlp_lab.training.checkpoints import EarlyStop, first_fault
 from mlp_lab.training.module import MLPModule
+from mlp_lab.training.slurm import one_process_trainer
 
 DECADES = "signal/decades"
 """A metric of the diagnostics: by how many powers of ten the gradient shrinks or grows from the last hidden layer to
@@ -205,7 +206,7 @@ class Alone:
             watch = Watch(course, self.metrics, decide, diagnostics, self.prune)
             callbacks = [EarlyStop(**run.early_stopping), diagnostics, watch]
             try:
-                L.Trainer(**{**run.trainer, "callbacks": callbacks}).fit(run.module, run.data)
+                one_process_trainer({**run.trainer, "callbacks": callbacks}).fit(run.module, run.data)
             finally:
                 course.verdicts = [one.to_dict() for one in diagnostics.verdicts]
         except NonFiniteError as error:

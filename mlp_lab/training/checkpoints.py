@@ -255,6 +255,14 @@ class LastCheckpoint(Checkpoint):
             progress["processed"] = min(progress["processed"], max(0, progress["started"] - 1))
             progress["completed"] = min(progress["completed"], progress["processed"])
 
+    def save_within_epoch(self, trainer: L.Trainer) -> bool:
+        """Saves after a batch, unless the epoch or a validation is to end first; returns whether the state is saved."""
+        if _epoch_is_over(trainer) or _validation_follows(trainer):
+            return False
+        if self._saved_step != trainer.global_step:
+            self._save(trainer)
+        return True
+
     def _let_stop_wait(self, trainer: L.Trainer) -> None:
         """Delays a stop until the optimizer step that accumulates gradients, or the epoch, is complete."""
         if trainer.should_stop:

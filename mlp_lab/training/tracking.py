@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
+from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
 RECORDED_PACKAGES = ("mlp_lab", "torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "scikit-learn")
@@ -61,7 +62,7 @@ class RunDirectory:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         path = Path(directory) if directory else Path("runs") / name / f"{stamp}-{secrets.token_hex(2)}"
         run = cls(path.absolute())
-        if run.config.exists():
+        if run.config.exists() and task() == 0:  # of a job's tasks, the first one writes it
             raise UserError(
                 f"run.dir: {directory} already holds a run; name another, or go on with `fit --resume {directory}`"
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 STEP = "trainer/global_step"
 LOWER_IS_BETTER = ("loss", "rmse", "mae")
 OF_AGENT = ("project", "entity", "id")  # what the agent of a W&B sweep has chosen for its run
+
+
+_log = logging.getLogger(__name__)
 
 
 class WandbRun(WandbLogger):
@@ -63,6 +68,7 @@ class WandbRun(WandbLogger):
         self.log_checkpoint = log_checkpoint
         self.derive: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None  # values to add to a row
         self._config: dict[str, Any] = {}
+        self._lost = False  # W&B's process has ended before the run; Slurm sends SIGTERM to every process of a job
 
     def attach(self, directory: Path, run_id: str, config: Mapping[str, Any]) -> None:
         """Ties the logger to a run: where its files go, its stable id, and the configuration to show."""
@@ -76,7 +82,13 @@ class WandbRun(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs one row, and what `derive` makes of it."""
-        super().log_metrics({**metrics, **self.derive(metrics)} if self.derive else metrics, step)
+        if self._lost:
+            return
+        try:
+            super().log_metrics({**metrics, **self.derive(metrics)} if self.derive else metrics, step)
+        except ConnectionError:
+            self._lost = True
+            _log.warning("W&B's own process has ended: later rows are in metrics.csv alone")
 
     @rank_zero_only
     def replay(self, rows: list[dict[str, str]]) -> None:
@@ -108,26 +120,42 @@ class WandbRun(WandbLogger):
         return run
 
     @rank_zero_only
-    def finish(self, best: Path | None, summary: Mapping[str, float], exit_code: int = 0) -> None:
+    def finish(
+        self, best: Path | None, summary: Mapping[str, float], exit_code: int = 0, *, preempted: bool = False
+    ) -> None:
         """Ends the run: final numbers into the summary, the best checkpoint as an artifact when online.
 
         Args:
             best: The best checkpoint, or None.
             summary: Numbers for the summary.
             exit_code: 0, or the status of a run that failed.
+            preempted: Show the run as preempted where its status is not 0: it goes on later.
         """
         import wandb
 
         if self._experiment is None:
             return
+        try:
+            self._end(best, summary, exit_code, preempted=preempted)
+        except ConnectionError:  # W&B's process has ended: another one goes on with the run, to say how it has ended
+            with suppress(ConnectionError):
+                wandb.teardown()
+            self._experiment = None
+            self._end(best, summary, exit_code, preempted=preempted)
+        self._experiment, self._lost = None, False
+
+    def _end(self, best: Path | None, summary: Mapping[str, float], exit_code: int, *, preempted: bool) -> None:
+        import wandb
+
         run = self.experiment
         run.summary.update(dict(summary))
         if best is not None and self.log_checkpoint and not run.offline:
             artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=dict(summary))
             artifact.add_file(str(best))
             run.log_artifact(artifact, aliases=["best"])
+        if preempted:
+            run.mark_preempting()
         run.finish(exit_code)
-        self._experiment = None
 
 
 def open_run(key: str, *, silent: bool = False, **settings: Any) -> Run:

@@ -62,6 +62,15 @@ def run(*words: object) -> str:
     return out
 
 
+def wait_for_rows(process: subprocess.Popen[str], directory: Path, count: int) -> None:
+    """Waits until a run that trains has a checkpoint and so many rows."""
+    deadline = time.monotonic() + 90
+    while not (directory / "checkpoints" / "last.ckpt").exists() or len(rows(directory)) < count:
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def rows(directory: Path) -> list[dict[str, float]]:
     with (directory / "metrics.csv").open(newline="") as file:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
@@ -126,11 +135,7 @@ def test_killed_processes_go_on_as_if_nothing_had_happened(together: Path, tmp_p
     whole = tmp_path / "whole"
     run("fit", *WORDS, *TWO, *slower, f"--run.dir={whole}")
     process = launch("fit", *WORDS, *TWO, *slower, f"--run.dir={directory}")
-    deadline = time.monotonic() + 90
-    while not (directory / "checkpoints" / "last.ckpt").exists() or len(rows(directory)) < 20:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_rows(process, directory, 20)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert len(rows(directory)) < len(rows(whole))
@@ -138,3 +143,27 @@ def test_killed_processes_go_on_as_if_nothing_had_happened(together: Path, tmp_p
     assert (directory / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert torch.equal(weights(directory), weights(whole))
     assert torch.equal(weights(directory, "best.ckpt"), weights(whole, "best.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("receiver", ["the first", "the second", "both"])
+def test_terminated_processes_save_the_same_step_and_go_on_from_it(receiver: str, tmp_path: Path) -> None:
+    directory, whole = tmp_path / "run", tmp_path / "whole"
+    longer = ["--trainer.max_epochs=60", "--model.schedule.name=constant", "--checkpoint.every_n_steps=0"]
+    run("fit", *WORDS, *TWO, *longer, f"--run.dir={whole}")
+    process = launch("fit", *WORDS, *TWO, *longer, f"--run.dir={directory}")
+    wait_for_rows(process, directory, 20)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    second = next(int(child) for child in children if b"mlp_lab" in Path(f"/proc/{child}/cmdline").read_bytes())
+    for pid in {"the first": [process.pid], "the second": [second], "both": [process.pid, second]}[receiver]:
+        os.kill(pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    told = [line for line in error.splitlines() if "terminated" in line]
+    step = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    advice = f"go on with `python -m mlp_lab fit --resume {directory}`"
+    assert told == [f"terminated after step {step}, which is saved; {advice}"]
+    assert not Path(f"/proc/{second}").exists()
+    run("fit", "--resume", directory)
+    assert (directory / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert torch.equal(weights(directory), weights(whole))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import wandb
 import yaml
 
 from mlp_lab.cli.main import main
+from mlp_lab.training.module import MLPModule
 from mlp_lab.training.weights_and_biases import STEP, WandbRun
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +129,35 @@ def test_the_run_is_finished_and_stays_in_its_directory(run: Path, log: list[dic
     assert not Path("wandb").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "job", "status", "kinds"),
+    [
+        (signal.SIGTERM, None, 143, ["exit"]),
+        (signal.SIGINT, None, 130, ["exit"]),
+        (signal.SIGUSR1, "12", 0, ["preempting", "exit"]),
+    ],
+)
+def test_run_that_a_signal_ends_is_not_marked_as_finished(
+    number: signal.Signals,
+    job: str | None,
+    status: int,
+    kinds: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("mlp_lab.cli.bench.requeue", lambda job: None)
+    monkeypatch.setattr(MLPModule, "on_train_epoch_start", lambda _: os.kill(os.getpid(), number), raising=False)
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(["fit", *WORDS, f"--run.dir={tmp_path / 'run'}"]) == status
+    signal.signal(signal.SIGINT, before)
+    ends = [record for record in records(segments(tmp_path / "run")[-1]) if record["type"] in ("preempting", "exit")]
+    assert [record["type"] for record in ends] == kinds
+    assert ends[-1]["exit"]["exit_code"] == (status or 143)
+
+
 def test_without_a_login_it_says_so_in_one_line_and_leaves_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,3 +210,20 @@ def test_replay_is_for_offline_runs_only() -> None:
     logger._experiment = SimpleNamespace(offline=False, log=given.append)  # type: ignore[assignment]
     logger.replay([{"step": "1", "epoch": "0", "train/loss": "0.5"}])
     assert given == []
+
+
+def test_run_whose_process_has_ended_is_ended_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    logged: list[object] = []
+    given: list[int] = []
+    lost = SimpleNamespace(offline=True, log=broken, summary=SimpleNamespace(update=broken))
+    other = SimpleNamespace(offline=True, log=logged.append, summary={}, finish=given.append)
+    logger = WandbRun()
+    logger._experiment = lost  # type: ignore[assignment]
+    monkeypatch.setattr(logger, "_start", lambda: other)
+    for step in (1, 2):
+        logger.log_metrics({"train/loss": 1.0}, step)
+    logger.finish(None, {"best/val/loss": 0.5}, 143)
+    assert (other.summary, given, logged, logger._experiment) == ({"best/val/loss": 0.5}, [143], [], None)

@@ -31,6 +31,7 @@ from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
+from mlp_lab.data.parts import is_fitted_by_older_version
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
@@ -131,11 +132,15 @@ class BenchCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Takes spec, split and preprocessing from the checkpoint of `--run`, unless the data module has no `fitted`.
 
+        So does a run that goes on and was begun by an older version, which fitted otherwise.
         A user's own data module may have none: it fits again, and Lightning's loading compares the result.
         """
         arguments = self._get_config().data.get("init_args") or {}
         if self.invocation.checkpoint and "fitted" in arguments and arguments["fitted"] is None:
             arguments["fitted"] = self.invocation.checkpoint
+        run = self.invocation.run
+        if self.invocation.resumed and run is not None and run.last.exists() and is_fitted_by_older_version(run.last):
+            arguments["fitted"] = str(run.last)
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""

@@ -1,12 +1,12 @@
-"""What a table's columns are: numbers, dates, categories, or nothing a model can use; judged by training rows alone.
+"""What a table's columns are: numbers, dates, categories, or nothing a model can use.
 
-Messages name a cell as `origins.py` does.
+The kind of a column is decided on all rows, so that it does not depend on the split; every statistic is one of the
+training rows. Messages name a cell as `origins.py` does.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlp_lab.data.levels import alike, to_text
+from mlp_lab.data.notation import ISO, PLAIN, Notation, NotationSettings
 from mlp_lab.data.origins import cell_of, table_of
+from mlp_lab.data.readings import ColumnReading, percent, read_columns
 from mlp_lab.data.text_files import UNNAMED
 from mlp_lab.errors import UserError
 from mlp_lab.flags import flag
@@ -22,14 +25,16 @@ from mlp_lab.flags import flag
 ColumnKind = Literal["numeric", "date", "categorical", "dropped"]
 COLUMN_KINDS: tuple[str, ...] = get_args(ColumnKind)
 
-STRAY_SHARE = 0.05
-"""A text column counts as numeric when no more than this share of its cells are not numbers ..."""
-STRAY_DISTINCT = 20
-"""... and it has more distinct numbers than this; otherwise the numbers are taken for names."""
 ID_SHARE = 0.9
 """A text column is an identifier when its distinct values exceed this share of its rows ..."""
 ID_ROWS = 20
 """... and there are at least this many rows to say so."""
+TEXT_SHARE = 0.5
+"""A text column is free text when its distinct values exceed this share of its rows ..."""
+TEXT_WORDS = 4
+"""... and its cells have at least this many words on average."""
+NEAR_YEARS = (1800, 2200)
+"""Dates outside of these years mostly stand for 'open' or 'unknown'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,120 +44,158 @@ class Column:
     name: str
     """Name in the header, stripped."""
     kind: ColumnKind
-    """What the model gets: a number, a date as seconds, a code, or nothing."""
+    """What the model gets: a number, a date as seconds and parts, a code, or nothing."""
     missing: int = 0
     """Training rows without a value."""
     distinct: int = 0
     """Distinct values, missing ones aside."""
     values: str = ""
     """The range of a numeric column, the most frequent values of another."""
+    how: str = ""
+    """How the cells are read and the share of them that can be, empty where nothing had to be found out."""
     note: str = ""
     """Why it is dropped or what was forgiven, else empty."""
+    remarks: tuple[str, ...] = ()
+    """What a user should check, one line each."""
     stray: bool = False
     """Whether cells that are not numbers count as missing."""
+    notation: Notation | None = None
+    """How numbers or dates are written in text; None for plain numbers, ISO dates and columns that are no text."""
+    exact: bool = False
+    """Whether the kind is declared: every spelling of a category is then a level of its own."""
 
 
 def infer_columns(
-    train: pd.DataFrame,
+    frame: pd.DataFrame,
     *,
     numeric: Sequence[str] = (),
     categorical: Sequence[str] = (),
     drop: Sequence[str] = (),
     keep_constant: bool = False,
+    readings: Mapping[str, ColumnReading] | None = None,
+    training: NDArray[np.bool_] | None = None,
 ) -> tuple[Column, ...]:
-    """Judges every column of the training rows.
+    """Judges every column of a table.
 
     Args:
-        train: Training rows of the feature columns, plain (see `tables.py`).
+        frame: All rows of the feature columns, plain (see `tables.py`).
         numeric: Columns that are numbers whatever they look like.
         categorical: Columns that are categories whatever they look like.
         drop: Columns to leave out.
         keep_constant: Keep columns with one value (the dark border of an image).
+        readings: How the columns are read (`read_columns`, of all rows numbered from 0); by default found here.
+        training: Which rows train, (N,); all of them by default.
 
     Returns:
         One record per column, in the table's order.
 
     Raises:
-        UserError: If columns have no value at all in the training rows.
+        UserError: If columns have no value at all.
     """
-    empty = [str(name) for name in train.columns if name not in drop and train[name].isna().all()]
-    empty = [name for name in empty if not name.startswith(UNNAMED)]  # which is dropped in any case
+    kept = [str(name) for name in frame.columns if name not in drop]
+    empty = [name for name in kept if frame[name].isna().all() and not name.startswith(UNNAMED)]
     if empty:
         names = ", ".join(map(repr, empty))
         raise UserError(
-            f"{table_of(train)} has no value in column(s) {names} in any training row; leave them out with "
+            f"{table_of(frame)} has no value in column(s) {names} in any training row; leave them out with "
             f"{flag('data.drop', [*drop, *empty])}"
         )
-    declared: dict[str, ColumnKind] = dict.fromkeys(drop, "dropped")
-    declared.update(dict.fromkeys(numeric, "numeric"))
-    declared.update(dict.fromkeys(categorical, "categorical"))
-    return tuple(_judge(train[name], declared.get(str(name)), keep_constant) for name in train.columns)
+    frame = frame.reset_index(drop=True)
+    if readings is None:
+        readings = read_columns(frame[kept], NotationSettings(), numeric=numeric, categorical=categorical)
+    declared = {*numeric, *categorical}
+    train = slice(None) if training is None else training
+    columns = []
+    for name in map(str, frame.columns):
+        if name not in kept:
+            columns.append(Column(name=name, kind="dropped", note="by data.drop"))
+            continue
+        reason = "" if name in declared else _reason_to_drop(frame[name], readings[name], keep_constant)
+        if not reason and frame[name][train].isna().all():
+            reason = "no training row has a value"
+        columns.append(_judge(frame[name], readings[name], train, reason, exact=name in declared))
+    return tuple(columns)
 
 
-def _judge(cells: pd.Series, declared: ColumnKind | None, keep_constant: bool) -> Column:
-    name = str(cells.name)
-    if declared == "dropped":
-        return Column(name=name, kind="dropped", note="by data.drop")
-    kind, stray = (declared, False) if declared else _guess(cells)
-    missing = int(cells.isna().sum())
-    distinct = int(cells.nunique())
-    note = ""
-    if stray:
-        numbers = pd.to_numeric(cells, errors="coerce")
-        strays = cells[cells.notna() & numbers.isna()]
-        note, missing = f"{len(strays)} not a number, such as {str(strays.iloc[0])!r}", int(numbers.isna().sum())
-    if not declared and (reason := _reason_to_drop(cells, distinct, keep_constant, kind)):
-        kind, stray, note = "dropped", False, reason
-    values = _range(cells, kind) if kind in ("numeric", "date") else _frequent(cells)
-    return Column(name=name, kind=kind, missing=missing, distinct=distinct, values=values, note=note, stray=stray)
+def _judge(
+    cells: pd.Series, reading: ColumnReading, train: slice | NDArray[np.bool_], reason: str, *, exact: bool
+) -> Column:
+    strays = reading.strays(cells)
+    known = (cells if reading.values is None else reading.values)[train]
+    stray = len(strays) > 0 and not exact
+    note = f"{len(strays)} not a {_noun(reading)}, such as {str(strays.iloc[0])!r}" if stray else reading.note
+    return Column(
+        name=str(cells.name),
+        kind="dropped" if reason else reading.kind,
+        missing=int(known.isna().sum()),
+        distinct=int(known.nunique()),
+        values=_frequent(cells[train]) if reading.values is None else _range(reading.values[train]),
+        how="" if reason else _how(cells, reading, strays),
+        note=reason or note,
+        remarks=() if reason else (*reading.remarks, *_remarks(cells[train], reading)),
+        stray=stray and not reason,
+        notation=None if reason or reading.notation in (PLAIN, Notation(date_format=ISO)) else reading.notation,
+        exact=exact,
+    )
 
 
-def _guess(cells: pd.Series) -> tuple[ColumnKind, bool]:
-    """Returns the kind that the cells suggest, and whether cells that are not numbers are to be forgiven."""
-    kind = pd.api.types
-    if kind.is_datetime64_any_dtype(cells):
-        return "date", False
-    if kind.is_bool_dtype(cells):
-        return "categorical", False
-    if kind.is_numeric_dtype(cells):
-        return "numeric", False
-    texts = cells.dropna()
-    numbers = pd.to_numeric(texts, errors="coerce").dropna()
-    strays = len(texts) - len(numbers)
-    if strays == 0:
-        return "numeric", False
-    if strays <= STRAY_SHARE * len(texts) and numbers.nunique() > STRAY_DISTINCT:
-        return "numeric", True
-    return ("date" if _are_dates(texts) else "categorical"), False
+def _noun(reading: ColumnReading) -> str:
+    return "date" if reading.kind == "date" else "number"
 
 
-def _are_dates(texts: pd.Series) -> bool:
-    if not re.match(r"\d{4}-\d{2}-\d{2}", str(texts.iloc[0])):
-        return False
-    return bool(_parse_dates(texts).notna().all())
+def _how(cells: pd.Series, reading: ColumnReading, strays: pd.Series) -> str:
+    """Says how text is read, where it is no plain text of numbers or ISO dates without exception."""
+    if reading.notation is None or reading.values is None:
+        return ""
+    common = reading.notation in (PLAIN, Notation(date_format=ISO))
+    if common and not len(strays):
+        return ""
+    share = percent(1 - len(strays) / int(cells.notna().sum()))
+    if common:
+        return f"{share} are {_noun(reading)}s"
+    if reading.notation.date_format:
+        return f"{share} are dates, {reading.notation.date_format}"
+    read = cells[reading.values.notna()]
+    telling = read[PLAIN.read(read).isna()]
+    return f"{share} are numbers, such as {str((telling if len(telling) else read).iloc[0])!r}"
 
 
-def _parse_dates(texts: pd.Series) -> pd.Series:
-    return pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True).dt.tz_localize(None)
+def _remarks(cells: pd.Series, reading: ColumnReading) -> list[str]:
+    """Returns what a user should check of the values themselves."""
+    if reading.kind == "date" and reading.values is not None:
+        moments = reading.values[cells.index].dropna()
+        far = moments[~moments.dt.year.between(*NEAR_YEARS)]
+        if far.empty:
+            return []
+        return [
+            f"{cells.name}: {len(far):,} training rows have the date {far.iloc[0].date()}; if it means that there is "
+            "none, add it to data.missing_values"
+        ]
+    if reading.kind != "categorical":
+        return []
+    groups = alike(sorted(map(str, to_text(cells).dropna().unique())))
+    return [f"{cells.name}: categories {group} differ only in case or spaces" for group in groups]
 
 
-def _reason_to_drop(cells: pd.Series, distinct: int, keep_constant: bool, kind: ColumnKind) -> str:
-    present = int(cells.notna().sum())
+def _reason_to_drop(cells: pd.Series, reading: ColumnReading, keep_constant: bool) -> str:
+    distinct, present = int(cells.nunique()), int(cells.notna().sum())
     if str(cells.name).startswith(UNNAMED):
         return "no name in the header"
     if distinct == 1 and present == len(cells) and not keep_constant:
         return "constant"
-    if kind == "categorical" and present >= ID_ROWS and distinct > ID_SHARE * present:
-        return "an identifier: nearly all distinct"
-    return ""
+    if reading.kind != "categorical" or present < ID_ROWS:
+        return ""
+    if distinct > TEXT_SHARE * present and to_text(cells).dropna().str.count(r"\S+").mean() >= TEXT_WORDS:
+        return "free text: nearly all distinct" if distinct > ID_SHARE * present else "free text"
+    return "an identifier: nearly all distinct" if distinct > ID_SHARE * present else ""
 
 
-def _range(cells: pd.Series, kind: ColumnKind) -> str:
-    if kind == "date":
-        moments = cells if pd.api.types.is_datetime64_any_dtype(cells) else _parse_dates(cells)
-        return f"{moments.min().date()} … {moments.max().date()}"
-    numbers = pd.to_numeric(cells, errors="coerce")
-    return f"{_number(float(numbers.min()))} … {_number(float(numbers.max()))}"
+def _range(values: pd.Series) -> str:
+    if values.isna().all():
+        return ""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return f"{values.min().date()} … {values.max().date()}"
+    return f"{_number(float(values.min()))} … {_number(float(values.max()))}"
 
 
 def _number(value: float) -> str:
@@ -165,32 +208,47 @@ def _frequent(cells: pd.Series) -> str:
     return shown + (", …" if len(counts) > 3 else "")
 
 
-def to_numbers(cells: pd.Series, *, stray: bool = False, date: bool = False, key: str = "") -> NDArray[np.float64]:
+def to_numbers(
+    cells: pd.Series, *, stray: bool = False, date: bool = False, notation: Notation | None = None, key: str = ""
+) -> NDArray[np.float64]:
     """Returns a column as numbers, (N,) float64, NaN where missing.
 
     Args:
         cells: A plain column, (N,).
         stray: Count cells that are not numbers as missing.
-        date: Read dates (ISO 8601 or datetime64) as seconds since 1970-01-01 UTC.
+        date: Read dates as seconds since 1970-01-01 UTC.
+        notation: How text is written; by default plain numbers, or dates of ISO 8601.
         key: The config key that errors name, by default the one that names the file.
 
     Raises:
         UserError: If a cell is no number (no date) or is infinite.
     """
+    kinds = pd.api.types
     if date:
-        is_date = pd.api.types.is_datetime64_any_dtype(cells)
-        moments = cells if is_date else _parse_dates(cells.astype("str"))
-        numbers = (moments - pd.Timestamp(0)).dt.total_seconds()
+        is_date = kinds.is_datetime64_any_dtype(cells)
+        moments = cells if is_date else (notation or Notation(date_format=ISO)).read(to_text(cells))
+        known = moments.notna()
+        numbers = moments.dt.as_unit("us").astype("int64").where(known) / 1e6
+    elif notation is not None and isinstance(cells.dtype, pd.StringDtype):
+        numbers = notation.read(cells)
     else:
         numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
     wrong = (numbers.isna() & cells.notna()).to_numpy()
     if wrong.any() and not stray:
-        what = "a date such as 2024-12-31" if date else "a number; leave it empty, or name it in data.missing_values"
-        raise UserError(f"{_first(cells, wrong, key)} is not {what}")
+        raise UserError(f"{_first(cells, wrong, key)} is not {_expected(date, notation)}")
     infinite = np.isinf(numbers.to_numpy())
     if infinite.any():
         raise UserError(f"{_first(cells, infinite, key)} is infinite; only finite numbers train")
     return np.asarray(numbers, dtype=np.float64)
+
+
+def _expected(date: bool, notation: Notation | None) -> str:
+    """Names what a cell should be."""
+    if date:
+        other = notation is not None and notation.date_format != ISO
+        return f"a date of the format {notation.date_format}" if notation and other else "a date such as 2024-12-31"
+    how = f" as the column has them (decimal {notation.decimal!r})" if notation and notation != PLAIN else ""
+    return f"a number{how}; leave it empty, or name it in data.missing_values"
 
 
 def _first(cells: pd.Series, mask: NDArray[np.bool_], key: str) -> str:
@@ -198,27 +256,3 @@ def _first(cells: pd.Series, mask: NDArray[np.bool_], key: str) -> str:
     place = int(mask.argmax())
     cell = cells.iloc[place]
     return f"{cell_of(cells, place, key)}: {str(cell) if isinstance(cell, float) else repr(str(cell))}"
-
-
-def to_text(cells: pd.Series) -> pd.Series:
-    """Returns a column as words that are the same whichever file type they came from, NaN where missing.
-
-    A CSV, a CSV with a gap and a Parquet file may hold the same category as 1, 1.0 and true integers.
-
-    >>> to_text(pd.Series([1.0, 2.5, float("nan")])).tolist()
-    ['1', '2.5', nan]
-    >>> to_text(pd.Series(["1.0", "007", "true"])).tolist()
-    ['1', '007', 'True']
-    """
-    codes, values = pd.factorize(cells)
-    words = np.array([*(_word(value) for value in values), np.nan], dtype=object)
-    return pd.Series(words[codes], index=cells.index, name=cells.name, dtype="str")
-
-
-def _word(value: object) -> str:
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(float(value))
-    text = str(value).strip()
-    if text.lower() in ("true", "false"):
-        return text.capitalize()
-    return text.rstrip("0").rstrip(".") if re.fullmatch(r"-?\d+\.\d+", text) else text

@@ -21,6 +21,8 @@ HEAD = 8
 """Characters of a line's head, such as `target`, and the blank behind it."""
 MOST_ROWS = 40
 """Columns that are listed one by one; a wider table shows its first ones and counts the rest by kind."""
+MOST_NOTES = 12
+"""Notes on columns that are printed; the rest is counted."""
 MOST_CLASSES = 4
 """Classes of which each share is told; of more, the least and the largest."""
 
@@ -45,6 +47,8 @@ class Description:
     """Rows left out because their target is missing."""
     batch_size: int
     """Rows of a training batch, as asked for."""
+    remarks: Sequence[str] = ()
+    """What a user should check of the target and the columns, one line each."""
 
 
 @rank_zero_only
@@ -94,6 +98,8 @@ def _lines(description: Description) -> Iterator[tuple[str, str]]:
         yield "note", f"{description.unused:,} rows have no target and are left out"
     if description.duplicates and any(description.duplicates):
         yield "note", duplicate_words(description.duplicates)
+    for line in _notes(description.remarks):
+        yield "note", line
 
 
 def _print_line(console: Console, head: str, words: str) -> None:
@@ -101,6 +107,12 @@ def _print_line(console: Console, head: str, words: str) -> None:
     lines = wrap(words, max(console.width - HEAD, 20), break_long_words=False, break_on_hyphens=False)
     text = Text(head.ljust(HEAD), style="bold").append(f"\n{' ' * HEAD}".join(lines), style="not bold")
     console.print(text, soft_wrap=True)
+
+
+def _notes(lines: Sequence[str]) -> list[str]:
+    """Returns the first lines, and how many there are besides."""
+    rest = len(lines) - MOST_NOTES
+    return [*lines[:MOST_NOTES], *([f"and {rest:,} more of this kind"] if rest > 0 else [])]
 
 
 def _counted(kinds: Sequence[str]) -> str:
@@ -143,12 +155,11 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
     table.add_column("distinct", justify="right", no_wrap=True, width=8)
     table.add_column("training values", overflow="ellipsis", min_width=15)
     for column in shown:
-        words = (
-            column.note if column.kind == "dropped" else column.values + (f" ({column.note})" if column.note else "")
-        )
+        remarks = "; ".join(filter(None, (column.how, column.note)))
+        words = column.note if column.kind == "dropped" else column.values + (f" ({remarks})" if remarks else "")
         missing = f"{column.missing:,}" if column.missing else ""
         distinct = f"{column.distinct:,}" if column.distinct else ""
-        cell = Text(words, no_wrap=True, overflow="ellipsis")
+        cell = Text(words, no_wrap=not column.how, overflow="fold" if column.how else "ellipsis")
         style = "dim" if column.kind == "dropped" else ""
         table.add_row(Text(column.name), column.kind, missing, distinct, cell, style=style)
     if rest := columns[MOST_ROWS:]:
@@ -157,7 +168,14 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
 
 
 @rank_zero_only
-def print_fitted(label: str, rows: Mapping[str, int], no_target: str = "", console: Console | None = None) -> None:
+def print_fitted(
+    label: str,
+    rows: Mapping[str, int],
+    no_target: str = "",
+    console: Console | None = None,
+    *,
+    news: Sequence[str] = (),
+) -> None:
     """Prints what is served of data that is prepared as a checkpoint says, on the first process only.
 
     Args:
@@ -165,6 +183,7 @@ def print_fitted(label: str, rows: Mapping[str, int], no_target: str = "", conso
         rows: By part; a new table serves the same rows as several parts.
         no_target: Why the rows of a new table can be predicted alone; empty where they can be tested too.
         console: Where to print; the terminal by default.
+        news: What a new table has that no training row has, one line each.
     """
     console = console or Console(highlight=False)
     _print_line(console, "data", f"{label}, prepared as in the run")
@@ -178,3 +197,5 @@ def print_fitted(label: str, rows: Mapping[str, int], no_target: str = "", conso
     _print_line(console, "rows", words)
     if no_target:
         _print_line(console, "note", no_target)
+    for line in _notes(news):
+        _print_line(console, "note", line)

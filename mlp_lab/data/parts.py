@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mlp_lab.data.module import Part
+from mlp_lab.data.module import Part, read_fitted
 from mlp_lab.data.origins import row_numbers
 from mlp_lab.data.preprocessing import Preprocessor, quantile_edges
+from mlp_lab.data.roles import Roles
 from mlp_lab.data.sources import Source
-from mlp_lab.data.spec import DataSpec
+from mlp_lab.data.spec import DataSpec, TaskName
 from mlp_lab.data.splits import PARTS
-from mlp_lab.data.targets import Target
+from mlp_lab.data.targets import Target, fit_target
+from mlp_lab.errors import UserError
 
 
 def take_rows(frame: pd.DataFrame, codes: Tensor, code: int) -> pd.DataFrame:
@@ -83,3 +86,28 @@ def describe_parts(
         rows=(train, val, test),
         fingerprint="-".join(source.fingerprints),
     )
+
+
+def class_codes(rows: pd.DataFrame, roles: Roles, task: TaskName) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Returns the class codes of rows, (N,) int64, and the names of the classes; None where there are no classes."""
+    if task not in ("binary", "multiclass"):
+        return None, None
+    whole = fit_target(rows, roles.target, task, exact=roles.target_is_text)
+    return whole.encode(rows), whole.classes
+
+
+def is_fitted_by_older_version(checkpoint: str | Path, kind: str = "TabularDataModule") -> bool:
+    """Tells whether a checkpoint keeps a table's preprocessing as older versions fitted it.
+
+    To fit the same table anew gives other features (parts of dates) or other class names, which the weights do not fit;
+    so a run that goes on from this checkpoint takes its preprocessing.
+
+    Args:
+        checkpoint: A file that may be no checkpoint.
+        kind: Qualified class name of the data module.
+    """
+    try:
+        state = read_fitted(str(checkpoint), kind=kind)["state"]
+    except UserError:  # of another data module, or unreadable, of which Lightning complains
+        return False
+    return "preprocessor" in state and "forms" not in state["preprocessor"]

@@ -1,12 +1,13 @@
 """From plain columns to model inputs: imputed and scaled numbers, categories as codes; fitted on training rows only.
 
-Shapes: N rows, D numeric columns (missing-value indicators included), F categorical columns, Q quantiles.
+Shapes: N rows, D numeric features (parts of dates and missing-value indicators included), F categorical columns, Q
+quantiles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlp_lab.data.columns import Column, to_numbers, to_text
+from mlp_lab.data.columns import Column, to_numbers
+from mlp_lab.data.levels import Levels, to_text
+from mlp_lab.data.notation import Notation
 from mlp_lab.data.origins import cell_of, table_of
+from mlp_lab.data.readings import percent
 from mlp_lab.errors import UserError, unknown
 
 Matrix = NDArray[np.float64]
@@ -24,6 +28,16 @@ Parameters = Mapping[str, Matrix]
 
 QUANTILES = 1000
 """Most quantiles that `scaling: quantile` stores per column."""
+DATE_PARTS: dict[str, Callable[[pd.DatetimeIndex], pd.Index]] = {
+    "year": lambda moments: moments.year,
+    "month": lambda moments: moments.month,
+    "day": lambda moments: moments.day,
+    "weekday": lambda moments: moments.day_of_week,  # 0 is Monday
+    "hour": lambda moments: moments.hour,
+}
+"""Parts of a date that are features of their own."""
+OUTSIDE_SHARE = 0.05
+"""Of a new table, a numeric column is reported when more than this share is outside of the training rows' range."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +145,16 @@ class Preprocessor:
     """Categorical source columns."""
     levels: tuple[tuple[str, ...], ...] = ()
     """Per categorical column, the sorted training values; value i has code i + 1, all else code 0."""
+    forms: tuple[str, ...] = ()
+    """Per categorical column, which spellings mean the same value (`levels.FORMS`); empty in older checkpoints."""
+    notations: Mapping[str, Notation] = field(default_factory=dict)
+    """How numbers and dates are written in text, of the columns where it is not plain."""
+    date_parts: tuple[tuple[str, str], ...] = ()
+    """Column and part of a date (`DATE_PARTS`), for each part that is a feature."""
+    ranges: tuple[tuple[float, float], ...] = ()
+    """Per numeric column, the least and the largest training value; empty in older checkpoints."""
+    complete: tuple[str, ...] = ()
+    """Columns without a missing training value; empty in older checkpoints."""
     scaling: str = "standard"
     """Name in `SCALINGS`."""
     parameters: Parameters = field(default_factory=dict)
@@ -152,30 +176,45 @@ class Preprocessor:
             raise unknown("data.scaling", scaling, SCALINGS)
         columns = tuple(columns)
         numeric = tuple(column for column in columns if column.kind in ("numeric", "date"))
-        categorical = tuple(column.name for column in columns if column.kind == "categorical")
+        categorical = tuple(column for column in columns if column.kind == "categorical")
+        levels = [Levels.fit(train[column.name], exact=column.exact) for column in categorical]
         reader = cls(
             numeric=tuple(column.name for column in numeric),
             dates=tuple(column.name for column in numeric if column.kind == "date"),
             stray=tuple(column.name for column in numeric if column.stray),
+            notations={column.name: column.notation for column in numeric if column.notation},
         )
-        values = reader.numbers(train)  # (N, D)
-        absent = np.isnan(values).sum(axis=0) > 0  # (D,)
-        return cls(
-            numeric=reader.numeric,
-            dates=reader.dates,
-            stray=reader.stray,
-            indicators=tuple(name for name, some in zip(reader.numeric, absent, strict=True) if some),
-            medians=tuple(np.nanmedian(values, axis=0).tolist()) if numeric else (),
-            categorical=categorical,
-            levels=tuple(tuple(sorted(to_text(train[name]).dropna().unique())) for name in categorical),
+        values = reader.numbers(train)  # (N, numeric columns)
+        absent = np.isnan(values).any(axis=0)  # (numeric columns,)
+        reader = replace(reader, date_parts=_varying_parts(reader, values))
+        features = reader.with_parts(values)  # (N, D without indicators)
+        gaps = {*np.array(reader.numeric, dtype=object)[absent]}
+        gaps.update(column.name for column in categorical if train[column.name].isna().any())
+        return replace(
+            reader,
+            indicators=tuple(name for name in reader.numeric if name in gaps),
+            medians=tuple(np.nanmedian(features, axis=0).tolist()) if numeric else (),
+            categorical=tuple(column.name for column in categorical),
+            levels=tuple(item.names for item in levels),
+            forms=tuple(item.form for item in levels),
+            ranges=tuple(zip(np.nanmin(values, axis=0).tolist(), np.nanmax(values, axis=0).tolist(), strict=True))
+            if numeric
+            else (),
+            complete=tuple(column.name for column in (*numeric, *categorical) if column.name not in gaps),
             scaling=scaling,
-            parameters=SCALINGS[scaling].fit(values) if numeric else {},
+            parameters=SCALINGS[scaling].fit(features) if numeric else {},
         )
 
     @property
     def numeric_features(self) -> tuple[str, ...]:
-        """Names of the numeric features: the columns, then the indicators."""
-        return self.numeric + tuple(f"{name} is missing" for name in self.indicators)
+        """Names of the numeric features: the columns, then parts of dates, then the indicators."""
+        parts = tuple(f"{name}: {part}" for name, part in self.date_parts)
+        return self.numeric + parts + tuple(f"{name} is missing" for name in self.indicators)
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Columns whose cells must be kept as they are written when a text file is read."""
+        return (*self.categorical, *self.notations)
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -198,24 +237,70 @@ class Preprocessor:
         if absent:
             names = ", ".join(map(repr, absent))
             raise UserError(f"{table_of(frame)} lacks column(s) {names}, which the model was trained on")
-        codes = [self._codes(frame[name], levels) for name, levels in zip(self.categorical, self.levels, strict=True)]
+        codes = [levels.encode(to_text(frame[name])) + 1 for name, levels in self._levels()]
         return self._scaled(frame), torch.from_numpy(np.stack(codes, axis=1)) if codes else None
 
     def numbers(self, frame: pd.DataFrame) -> Matrix:
-        """Returns the numeric columns unscaled, (N, D) float64, NaN where missing."""
+        """Returns the numeric columns unscaled, (N, numeric columns) float64, NaN where missing."""
         values = np.empty((len(frame), len(self.numeric)), order="F")
         for index, name in enumerate(self.numeric):
-            values[:, index] = to_numbers(frame[name], stray=name in self.stray, date=name in self.dates)
+            values[:, index] = to_numbers(
+                frame[name], stray=name in self.stray, date=name in self.dates, notation=self.notations.get(name)
+            )
         return values
 
+    def with_parts(self, values: Matrix) -> Matrix:
+        """Returns the numeric columns and behind them the parts of dates, (N, D without indicators) float64."""
+        if not self.date_parts:
+            return values
+        columns = {name: _moments(values[:, self.numeric.index(name)]) for name, _ in self.date_parts}
+        parts = [np.asarray(DATE_PARTS[part](columns[name]), dtype=np.float64) for name, part in self.date_parts]
+        return np.asfortranarray(np.concatenate([values, np.stack(parts, axis=1)], axis=1))
+
+    def news(self, frame: pd.DataFrame) -> tuple[str, ...]:
+        """Says of each column which share of the rows has what no training row has."""
+        lines = []
+        for name, levels in self._levels():
+            words = to_text(frame[name])
+            new = words[(levels.encode(words) < 0) & words.notna().to_numpy()]
+            if len(new):
+                share, known = percent(len(new) / len(frame)), ", ".join(map(repr, levels.names[:3]))
+                lines.append(
+                    f"{name}: {share} of the rows have a value that no training row has, such as {new.iloc[0]!r}; "
+                    f"training had {known}{', …' if len(levels.names) > 3 else ''}"
+                )
+        values = self.numbers(frame)  # (N, numeric columns)
+        for index, (name, (low, high)) in enumerate(zip(self.numeric, self.ranges, strict=False)):
+            outside = float(((values[:, index] < low) | (values[:, index] > high)).mean())
+            if outside > OUTSIDE_SHARE:
+                shown = f"{low:,.6g} … {high:,.6g}"
+                if name in self.dates:
+                    first, last = _moments(np.array([low, high]))
+                    shown = f"{first.date()} … {last.date()}"
+                lines.append(f"{name}: {percent(outside)} of the rows are outside of the training rows' {shown}")
+        absent = dict(zip(self.numeric, np.isnan(values).mean(axis=0), strict=True))
+        absent.update({name: frame[name].isna().mean() for name in self.categorical})
+        lines += [
+            f"{name}: missing in {percent(float(absent[name]))} of the rows, and in no training row"
+            for name in self.complete
+            if absent[name] > 0
+        ]
+        return tuple(lines)
+
+    def _levels(self) -> Iterator[tuple[str, Levels]]:
+        forms = self.forms or ("old",) * len(self.levels)
+        for name, names, form in zip(self.categorical, self.levels, forms, strict=True):
+            yield name, Levels(names=names, form=form)
+
     def _scaled(self, frame: pd.DataFrame) -> Tensor:
-        values = self.numbers(frame)  # (N, D)
+        columns = self.numbers(frame)  # (N, numeric columns)
         if not self.numeric:
-            return torch.from_numpy(values.astype(np.float32))
-        absent = np.isnan(values)  # (N, D)
+            return torch.from_numpy(columns.astype(np.float32))
+        values = self.with_parts(columns)  # (N, D without indicators)
+        flags = np.isnan(columns[:, [name in self.indicators for name in self.numeric]])  # (N, indicators)
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = SCALINGS[self.scaling].apply(np.where(absent, self.medians, values), self.parameters)  # (N, D)
-            flags = absent[:, [name in self.indicators for name in self.numeric]]  # (N, indicators)
+            filled = np.where(np.isnan(values), self.medians, values)
+            scaled = SCALINGS[self.scaling].apply(filled, self.parameters)  # (N, D without indicators)
             features = np.concatenate([scaled, flags], axis=1, dtype=np.float32)
         if not np.isfinite(features.sum()):
             self._refuse_overflow(frame, features)
@@ -225,15 +310,11 @@ class Preprocessor:
         """Refuses values that are finite in their column's unit and not after scaling, in float32."""
         row, column = (~np.isfinite(features)).nonzero()
         if len(row):
-            cells = frame[self.numeric[column[0]]]
+            cells = frame[(*self.numeric, *(name for name, _ in self.date_parts))[column[0]]]
             raise UserError(
                 f"{cell_of(cells, row[0])}: {cells.iloc[row[0]]} is too large after scaling ({self.scaling}); "
                 "correct it, or leave it empty"
             )
-
-    @staticmethod
-    def _codes(cells: pd.Series, levels: tuple[str, ...]) -> NDArray[np.int64]:
-        return pd.Index(levels, dtype="str").get_indexer(pd.Index(to_text(cells))).astype(np.int64) + 1  # (N,)
 
     def to_state(self) -> dict[str, Any]:
         """Returns plain types and tensors, which load with `weights_only=True`."""
@@ -244,7 +325,24 @@ class Preprocessor:
     def from_state(cls, state: Mapping[str, Any]) -> Preprocessor:
         """Rebuilds what `to_state` wrote."""
         parameters = {name: value.numpy() for name, value in state["parameters"].items()}
-        return cls(**{**state, "parameters": parameters})
+        notations = {name: Notation(**values) for name, values in state.get("notations", {}).items()}
+        return cls(**{**state, "parameters": parameters, "notations": notations})
+
+
+def _varying_parts(reader: Preprocessor, values: Matrix) -> tuple[tuple[str, str], ...]:
+    """Returns the parts of dates that are not the same in all training rows; values are (N, numeric columns)."""
+    parts = []
+    for name in reader.dates:
+        moments = _moments(values[:, reader.numeric.index(name)])
+        parts += [(name, part) for part, read in DATE_PARTS.items() if read(moments).nunique() > 1]
+    return tuple(parts)
+
+
+def _moments(seconds: NDArray[np.float64]) -> pd.DatetimeIndex:
+    """Returns seconds since 1970-01-01 as moments, NaT for NaN."""
+    known = np.where(np.isnan(seconds), 0, seconds)
+    moments = np.floor(known).astype("int64").astype("datetime64[s]")
+    return pd.DatetimeIndex(np.where(np.isnan(seconds), np.datetime64("NaT"), moments))
 
 
 def quantile_edges(features: Tensor, bins: int) -> tuple[tuple[float, ...], ...]:

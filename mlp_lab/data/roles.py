@@ -21,9 +21,31 @@ class Roles:
     drop: tuple[str, ...] = ()
     """Features to leave out."""
     numeric: tuple[str, ...] = ()
-    """Features declared to be numbers."""
+    """Columns declared to be numbers, the target too."""
     categorical: tuple[str, ...] = ()
-    """Features declared to be categories."""
+    """Columns declared to be categories, the target too."""
+
+    @property
+    def target_is_text(self) -> bool:
+        """Whether a target is declared categorical: its classes are names, spelled as in the table."""
+        return bool({*self.target} & {*self.categorical})
+
+    @property
+    def target_is_number(self) -> bool:
+        """Whether every target is declared numeric."""
+        return {*self.target} <= {*self.numeric}
+
+    def check_task(self, task: str) -> None:
+        """Refuses a declaration of the target that contradicts `data.task`.
+
+        Raises:
+            UserError: A target is declared categorical and the task is regression.
+        """
+        if task == "regression" and self.target_is_text:
+            name = next(name for name in self.target if name in self.categorical)
+            raise UserError(
+                f"data.categorical: {name!r} is the target of a regression; leave it out, or set data.task: multiclass"
+            )
 
     @classmethod
     def settle(
@@ -86,7 +108,8 @@ def check_names(given: Mapping[str, tuple[object, ...]], columns: Sequence[str],
                 else:
                     hint = f" (did you mean {guess!r}?)" if guess else ""
                 raise UserError(f"{key}: {label} has no column {name!r}{hint}; it has {_listed(columns)}")
-            if name in first_key:
+            is_typed_target = first_key.get(name) == "data.target" and key in ("data.numeric", "data.categorical")
+            if name in first_key and not is_typed_target:
                 raise UserError(f"{key}: {name!r} is already in {first_key[name]}; a column plays one part")
             first_key[name] = key
 

@@ -61,6 +61,12 @@ def check_ratios(ratios: Sequence[float], *, key: str = "data.split") -> tuple[f
     return shown[0], shown[1], shown[2]
 
 
+def file_shares(split: Sequence[float], files: int) -> tuple[float, float, float]:
+    """Returns the ratios of the first file's rows; where a second file holds the test rows, train and val share it."""
+    train, val, test = split
+    return (train, val, test) if files == 1 else (train / (train + val), val / (train + val), 0.0)
+
+
 def split_rows(
     rows: int,
     ratios: Sequence[float],

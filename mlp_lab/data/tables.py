@@ -1,7 +1,9 @@
 """Tables from files: CSV, TSV and Parquet to a pandas frame of plain columns, every mistake told in one line.
 
-A plain column holds float64, int64, bool, datetime64 or stripped text, and NaN (NaT) where a cell is missing. A line in
-a message is a line of the file, counted from 1.
+A plain column holds float64, int64, uint64, bool, datetime64 or stripped text, and NaN (NaT) where a cell is missing. A
+column of a text file is one of numbers only where nothing is lost by it: codes with leading zeros, numbers that may be
+written in another notation, and integers that float64 does not hold stay text. A line in a message is a line of the
+file, counted from 1.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from mlp_lab.data.notation import EXACT, plain_numbers
 from mlp_lab.data.origins import Origin, table_of
 from mlp_lab.data.text_files import COMPRESSIONS, TEXT_SUFFIXES, UNNAMED, open_text, read_header, refuse_short_rows
 from mlp_lab.errors import UserError, nearest
@@ -29,6 +32,17 @@ from mlp_lab.flags import flag
 
 MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "<NA>")
 """Cells that mean 'missing', besides the empty and the blank ones, which always do."""
+NULLABLE: dict[pyarrow.DataType, pd.api.extensions.ExtensionDtype] = {
+    pyarrow.int8(): pd.Int8Dtype(),
+    pyarrow.int16(): pd.Int16Dtype(),
+    pyarrow.int32(): pd.Int32Dtype(),
+    pyarrow.int64(): pd.Int64Dtype(),
+    pyarrow.uint8(): pd.UInt8Dtype(),
+    pyarrow.uint16(): pd.UInt16Dtype(),
+    pyarrow.uint32(): pd.UInt32Dtype(),
+    pyarrow.uint64(): pd.UInt64Dtype(),
+}
+"""Integers of Parquet beside a gap, which pandas would else turn into floats."""
 PARQUET_SUFFIXES: tuple[str, ...] = (".parquet", ".pq")
 
 
@@ -166,7 +180,7 @@ def _read_text(path: Path, missing_values: Sequence[str], text: Sequence[str], k
             header=0,
             names=names,
             index_col=False,
-            dtype={name: str for name in names if name in set(text)},
+            dtype=str,  # as written; `plain_numbers` finds out which columns are numbers
             na_values=["", *missing_values],
             keep_default_na=False,
             skipinitialspace=True,
@@ -175,7 +189,8 @@ def _read_text(path: Path, missing_values: Sequence[str], text: Sequence[str], k
     named = [name for name, written in zip(names, header.names, strict=True) if written]
     if len(names) > 1 and named and frame[named[-1]].isna().any():  # pandas fills a short row up with missing cells
         refuse_short_rows(path, header, key)
-    return frame
+    words = {name: _plain(frame[name], missing_values) for name in names}
+    return pd.DataFrame({name: cells if name in set(text) else plain_numbers(cells) for name, cells in words.items()})
 
 
 def _read_parquet(path: Path, key: str) -> pd.DataFrame:
@@ -184,7 +199,7 @@ def _read_parquet(path: Path, key: str) -> pd.DataFrame:
     An index that pandas wrote without a name is left out; one with a name is a column.
     """
     table = pyarrow.parquet.ParquetFile(path).read().replace_schema_metadata(None)
-    frame: pd.DataFrame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas(types_mapper=NULLABLE.get)
     frame.columns = pd.Index(_distinct([str(name) for name in frame.columns], path, key))
     return frame.drop(columns=[name for name in frame.columns if re.fullmatch(r"__index_level_\d+__", name)])
 
@@ -199,7 +214,7 @@ def _distinct(names: Sequence[str], path: Path, key: str) -> list[str]:
 
 
 def _plain(column: pd.Series, missing_values: Sequence[str]) -> pd.Series:
-    """Returns one column as float64, int64, bool, datetime64 or stripped text."""
+    """Returns one column as float64, int64, uint64, bool, datetime64 or stripped text."""
     kind = pd.api.types
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -207,15 +222,33 @@ def _plain(column: pd.Series, missing_values: Sequence[str]) -> pd.Series:
         seconds: pd.Series = column.dt.total_seconds()
         return seconds
     if kind.is_datetime64_any_dtype(column):
-        return pd.to_datetime(column, utc=True).dt.tz_localize(None)
+        moments = pd.to_datetime(column, utc=True).dt.tz_localize(None)
+        absent = pd.to_datetime(pd.Series(missing_values, dtype="str"), format="ISO8601", errors="coerce", utc=True)
+        return moments.mask(moments.isin(absent.dropna().dt.tz_localize(None)))
     if kind.is_bool_dtype(column) and not column.isna().any():
         return column.astype(bool)
     if kind.is_numeric_dtype(column) and not kind.is_bool_dtype(column) and not kind.is_complex_dtype(column):
-        exact = kind.is_integer_dtype(column) and not column.isna().any()
-        number: pd.Series = column.astype("int64" if exact else "float64")
-        return number
+        number = _plain_number(column, missing_values)
+        if number is not None:
+            return number
     words = column.astype("str").str.strip()
-    return words.mask(words.isin(["", *missing_values]))
+    wholes = [f"{word}.0" for word in missing_values if re.fullmatch(r"[+-]?\d+", word)]
+    return words.mask(words.isin(["", *missing_values, *wholes]))
+
+
+def _plain_number(column: pd.Series, missing_values: Sequence[str]) -> pd.Series | None:
+    """Returns numbers as int64, uint64 or float64; None for whole numbers beside a gap that float64 does not hold."""
+    absent = pd.to_numeric(pd.Series(missing_values, dtype="str"), errors="coerce").dropna()
+    gaps = column.isna() | column.isin(absent.tolist())
+    if not pd.api.types.is_integer_dtype(column):
+        return column.astype("float64").mask(gaps)
+    known = column[~gaps]
+    if not gaps.any():
+        large = len(known) > 0 and int(known.max()) > np.iinfo("int64").max
+        return column.astype("uint64" if large else "int64")
+    if len(known) and max(abs(int(known.min())), abs(int(known.max()))) > EXACT:
+        return None
+    return column.mask(gaps).astype("float64")
 
 
 def _odd_cells(column: pd.Series) -> str:

@@ -15,9 +15,11 @@ from torch import Tensor
 from mlp_lab.data.columns import Column, infer_columns
 from mlp_lab.data.description import Description, print_columns, print_description, print_fitted
 from mlp_lab.data.module import Loaded, Part, TensorDataModule, check_train_rows
+from mlp_lab.data.notation import NotationSettings
 from mlp_lab.data.origins import place_of, table_of
-from mlp_lab.data.parts import describe_parts, row_ids, split_parts, take_rows, with_cells
+from mlp_lab.data.parts import class_codes, describe_parts, row_ids, split_parts, take_rows, with_cells
 from mlp_lab.data.preprocessing import SCALINGS, Preprocessor
+from mlp_lab.data.readings import ColumnReading, read_columns
 from mlp_lab.data.roles import Roles, check_names
 from mlp_lab.data.sources import NAMED_TABLES, Source, data_root, read_source
 from mlp_lab.data.spec import DataSpec, TaskName
@@ -27,12 +29,22 @@ from mlp_lab.data.splits import (
     UNUSED,
     check_ratios,
     count_duplicates,
+    file_shares,
     split_from_column,
     split_rows,
     training_subset,
 )
 from mlp_lab.data.tables import MISSING_VALUES
-from mlp_lab.data.targets import Target, check_present, check_task, fit_target, infer_task
+from mlp_lab.data.targets import (
+    Target,
+    check_present,
+    check_task,
+    explain_task,
+    fit_target,
+    infer_task,
+    target_remarks,
+    written_notations,
+)
 from mlp_lab.errors import UserError, unknown
 
 
@@ -47,8 +59,11 @@ class TabularDataModule(TensorDataModule):
         task: regression, binary, multiclass, multilabel, or auto to infer it from the target.
         drop: Column to leave out, or several.
         numeric: Columns that are numbers, whatever they look like.
-        categorical: Columns that are categories, whatever they look like.
+        categorical: Columns that are categories, whatever they look like; also a target whose classes are names.
         missing_values: Cells that mean 'missing' (empty and blank ones always do); by default ?, NA, NaN, null ...
+        decimal: Decimal character of numbers in text, `.` or `,`; by default what most cells of a column show.
+        thousands: Character that groups digits (`,`, `.`, `'`, a space, or empty for none); by default found too.
+        date_format: Format of dates in text, as in `strptime` (%d.%m.%Y), or ISO8601; by default found too.
         drop_missing_target: Leave out rows without a target instead of refusing them.
         split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. Where a file
             holds the test rows, the table is divided in the proportion of the first two.
@@ -78,6 +93,9 @@ class TabularDataModule(TensorDataModule):
         numeric: list[str] | str | None = None,
         categorical: list[str] | str | None = None,
         missing_values: list[str] | str | None = None,
+        decimal: str | None = None,
+        thousands: str | None = None,
+        date_format: str | None = None,
         drop_missing_target: bool = False,
         split: list[float] | None = None,
         train_rows: int | None = None,
@@ -111,6 +129,7 @@ class TabularDataModule(TensorDataModule):
         self.task = task
         self.drop, self.numeric, self.categorical = _listed(drop), _listed(numeric), _listed(categorical)
         self.missing_values = MISSING_VALUES if missing_values is None else tuple(_listed(missing_values))
+        self.notation = NotationSettings(decimal=decimal, thousands=thousands, date_format=date_format)
         self.drop_missing_target = drop_missing_target
         self.split = check_ratios([0.8, 0.1, 0.1] if split is None else split)
         columns = _listed(split_column)
@@ -120,6 +139,7 @@ class TabularDataModule(TensorDataModule):
         self.train_rows = train_rows
         self.scaling, self.bins, self.verbose = scaling, bins, verbose
         self._no_target = ""
+        self._inferred = ""
         self._names: tuple[str, ...] | None = None  # columns that name the rows; None where no cells are kept
 
     def keep_cells(self, columns: Sequence[str]) -> None:
@@ -154,7 +174,7 @@ class TabularDataModule(TensorDataModule):
 
     def _fit(self) -> Loaded:
         """Reads the table, splits it, and fits everything else to its training rows."""
-        source = self._read([*self.categorical, *(name for name in self._names or () if name in self.drop)])
+        source = self._read([*self.categorical, *(self.target or []), *(self._names or ())])
         roles = Roles.settle(
             source,
             target=self.target,
@@ -163,19 +183,30 @@ class TabularDataModule(TensorDataModule):
             categorical=self.categorical,
             split_column=self.split_column,
         )
+        roles.check_task(self.task)
         wanted = [name for name in roles.features if name not in roles.drop]
         frame = source.joined([*wanted, *roles.target], roles.drop)
-        task, codes = self._split(frame, source, roles)
+        readings = read_columns(
+            frame.reset_index(drop=True),
+            self.notation,
+            numeric=[*roles.numeric, *(roles.target if self.task == "regression" else ())],
+            categorical=roles.categorical,
+        )
+        task, codes = self._split(frame, source, roles, readings)
         available = int((codes == TRAIN).sum())
         codes = self._subset(frame, codes, roles, task)
         train = take_rows(frame, codes, TRAIN)
-        target = fit_target(train, roles.target, task)
+        target = fit_target(
+            train, roles.target, task, exact=roles.target_is_text, notations=written_notations(readings, roles.target)
+        )
         columns = infer_columns(
-            train.drop(columns=list(roles.target)),
+            frame.drop(columns=list(roles.target)),
             numeric=roles.numeric,
             categorical=roles.categorical,
             drop=roles.drop,
             keep_constant=bool(source.named and source.named.image_shape),
+            readings=readings,
+            training=(codes == TRAIN).numpy(),
         )
         if self.verbose:  # before anything that a column's kind may make impossible
             dropped = [Column(name=name, kind="dropped", note="by data.drop") for name in roles.drop]
@@ -187,7 +218,8 @@ class TabularDataModule(TensorDataModule):
         parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source, codes, target)
         spec = describe_parts(source, preprocessor, target, parts, self.bins)
         if self.verbose:
-            self._describe(source, spec, frame, codes, available)
+            remarks = [*target_remarks(target, readings), *(line for column in columns for line in column.remarks)]
+            self._describe(source, spec, frame, codes, available, remarks)
         state = {
             "preprocessor": preprocessor.to_state(),
             "target": target.to_state(),
@@ -211,7 +243,9 @@ class TabularDataModule(TensorDataModule):
         cells = pd.concat([source.plain(table, columns) for table in tables])
         return with_cells(parts, cells, codes, self._names, target)
 
-    def _split(self, frame: pd.DataFrame, source: Source, roles: Roles) -> tuple[TaskName, Tensor]:
+    def _split(
+        self, frame: pd.DataFrame, source: Source, roles: Roles, readings: Mapping[str, ColumnReading]
+    ) -> tuple[TaskName, Tensor]:
         """Returns the task and the split, (N,) uint8; rows of a test file are test rows.
 
         The task is inferred from the rows that may train: all of the first file's, or those that the split column says.
@@ -232,11 +266,12 @@ class TabularDataModule(TensorDataModule):
                 place=lambda row: place_of(column, row),
             )
             codes[: len(table)] = given.numpy()
-            task = self._task(take_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN), source, roles)
+            basis = take_rows(frame, torch.from_numpy(np.where(usable, codes, UNUSED)), TRAIN)
+            task = self._task(basis, source, roles, readings)
         else:
             basis = frame.iloc[open_rows]
-            task = self._task(basis, source, roles)
-            codes[open_rows] = self._draw(basis, roles, task, ratios=_shares(self.split, len(source.frames)))
+            task = self._task(basis, source, roles, readings)
+            codes[open_rows] = self._draw(basis, roles, task, ratios=file_shares(self.split, len(source.frames)))
         codes[~usable] = UNUSED
         return task, torch.from_numpy(codes)
 
@@ -244,27 +279,47 @@ class TabularDataModule(TensorDataModule):
         """Returns the split, (N,) uint8, with as many training rows as `train_rows` asks for."""
         if self.train_rows is None:
             return codes
-        labels, _ = _classes(take_rows(frame, codes, TRAIN), roles, task)
+        labels, _ = class_codes(take_rows(frame, codes, TRAIN), roles, task)
         places = (codes == TRAIN).nonzero().flatten()  # (M,)
         kept = training_subset(len(places), self.train_rows, seed=self.resolved_seed, labels=labels)
         codes = codes.clone()
         codes[places[~kept]] = UNUSED
         return codes
 
-    def _task(self, rows: pd.DataFrame, source: Source, roles: Roles) -> TaskName:
+    def _task(
+        self, rows: pd.DataFrame, source: Source, roles: Roles, readings: Mapping[str, ColumnReading]
+    ) -> TaskName:
         if self.task != "auto":
             return cast(TaskName, self.task)  # checked in __init__
         if source.named and roles.target == (source.named.target,):
             return source.named.task
-        return infer_task(rows[list(roles.target)])
+        targets = rows[list(roles.target)]
+        if roles.target_is_number:
+            return "regression"
+        task = infer_task(targets, readings)
+        self._inferred = explain_task(targets, readings, task)
+        return task
 
     def _draw(self, rows: pd.DataFrame, roles: Roles, task: TaskName, *, ratios: Sequence[float]) -> NDArray[np.uint8]:
         """Draws a seeded split, stratified by class where there are classes."""
-        labels, classes = _classes(rows, roles, task)
-        drawn = split_rows(len(rows), ratios, seed=self.resolved_seed, labels=labels, classes=classes)
+        labels, classes = class_codes(rows, roles, task)
+        try:
+            drawn = split_rows(len(rows), ratios, seed=self.resolved_seed, labels=labels, classes=classes)
+        except UserError as error:
+            if labels is None or not self._inferred:
+                raise
+            raise UserError(f"{error}; {self._inferred}") from error
         return drawn.numpy()
 
-    def _describe(self, source: Source, spec: DataSpec, frame: pd.DataFrame, codes: Tensor, available: int) -> None:
+    def _describe(
+        self,
+        source: Source,
+        spec: DataSpec,
+        frame: pd.DataFrame,
+        codes: Tensor,
+        available: int,
+        remarks: Sequence[str],
+    ) -> None:
         used = (codes != UNUSED).numpy()
         hashes = np.asarray(pd.util.hash_pandas_object(frame[used], index=False), dtype=np.uint64)
         how = "stratified by class" if spec.task in ("binary", "multiclass") else "at random"
@@ -280,16 +335,17 @@ class TabularDataModule(TensorDataModule):
                 duplicates=count_duplicates(hashes, codes[torch.from_numpy(used)]),
                 unused=int((~used).sum()) - left_out,
                 batch_size=self.batch_size,
+                remarks=[*filter(None, [self._inferred]), *remarks],
             )
         )
 
     def _apply(self, state: Mapping[str, Any]) -> Loaded:
         """Prepares rows as a checkpoint says: the stored split of a known file, else all rows of the new one."""
         preprocessor, target = Preprocessor.from_state(state["preprocessor"]), Target.from_state(state["target"])
-        typed = {*preprocessor.numeric, *target.columns}
-        source = self._read([*preprocessor.categorical, *(name for name in self._names or () if name not in typed)])
+        source = self._read([*preprocessor.written, *target.columns, *(self._names or ())])
         known = dict(zip(state["files"], state["split"].split(state["file_rows"]), strict=True))
         new = [index for index, fingerprint in enumerate(source.fingerprints) if fingerprint not in known]
+        news: tuple[str, ...] = ()
         if not new:
             frame = source.joined([*preprocessor.numeric, *preprocessor.categorical, *target.columns])
             codes = torch.cat([known[fingerprint] for fingerprint in source.fingerprints])
@@ -298,8 +354,11 @@ class TabularDataModule(TensorDataModule):
         else:
             parts = self._with_cells(self._serve(source, new[0], preprocessor, target), source, None, target, new[0])
             label = self.test_path if new[0] and self.test_path else source.label
+            if self.verbose:
+                news = preprocessor.news(source.plain(new[0], [*preprocessor.numeric, *preprocessor.categorical]))
         if self.verbose:
-            print_fitted(label, {name: part.rows for name, part in parts.items()}, self._no_target)
+            rows = {name: part.rows for name, part in parts.items()}
+            print_fitted(label, rows, self._no_target, news=news)
         return Loaded(spec=self.spec, parts=parts, state=state, source=label, is_new=bool(new))
 
     def _serve(self, source: Source, index: int, preprocessor: Preprocessor, target: Target) -> dict[str, Part]:
@@ -338,17 +397,3 @@ class TabularDataModule(TensorDataModule):
 def _listed(value: list[str] | str | None) -> list[str]:
     """Returns what may be one name or several as a list."""
     return [value] if isinstance(value, str) else list(value or [])
-
-
-def _classes(rows: pd.DataFrame, roles: Roles, task: TaskName) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Returns the class codes of rows, (N,) int64, and the names of the classes; None where there are no classes."""
-    if task not in ("binary", "multiclass"):
-        return None, None
-    whole = fit_target(rows, roles.target, task)
-    return whole.encode(rows), whole.classes
-
-
-def _shares(split: Sequence[float], files: int) -> tuple[float, float, float]:
-    """Returns the ratios of the first file's rows; where a second file holds the test rows, train and val share it."""
-    train, val, test = split
-    return (train, val, test) if files == 1 else (train / (train + val), val / (train + val), 0.0)

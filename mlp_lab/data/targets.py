@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlp_lab.data.columns import to_numbers, to_text
+from mlp_lab.data.columns import to_numbers
+from mlp_lab.data.levels import FORMS, Levels, alike, to_text
+from mlp_lab.data.notation import PLAIN, Notation, NotationSettings
 from mlp_lab.data.origins import cell_of, place_of
+from mlp_lab.data.readings import ColumnReading, read_columns
 from mlp_lab.data.spec import TASK_NAMES, TaskName
 from mlp_lab.errors import UserError, unknown
 from mlp_lab.flags import flag
 
 CLASS_LIMIT = 20
 """A target of whole numbers is a class when it has no more distinct values than this."""
+
+LABELS = frozenset({"0", "1", "false", "true"})
+"""Words of a multilabel target, in lower case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,10 @@ class Target:
     """Mean of each regression target, in its own unit."""
     std: tuple[float, ...] = ()
     """Standard deviation of each regression target (of the population), in its own unit."""
+    form: str = "old"
+    """Which other spellings mean the same class (`levels.FORMS`); `old` in older checkpoints."""
+    notations: Mapping[str, Notation] = field(default_factory=dict)
+    """How the numbers of regression targets are written in text, of the columns where it is not plain."""
 
     def encode(self, frame: pd.DataFrame) -> Tensor:
         """Returns what `Batch.target` holds: classes (N,) int64, or standardised values or labels (N, T) float32.
@@ -47,12 +57,14 @@ class Target:
         """
         check_present(frame, self.columns)
         if self.task == "regression":
-            values = (_numbers(frame, self.columns) - np.array(self.mean)) / np.array(self.std)  # (N, T)
+            values = (_numbers(frame, self.columns, self.notations) - np.array(self.mean)) / np.array(
+                self.std
+            )  # (N, T)
             return torch.from_numpy(values.astype(np.float32))
         if self.task == "multilabel":
             return torch.from_numpy(_labels(frame, self.columns).astype(np.float32))
         words = to_text(frame[self.columns[0]])
-        codes = pd.Index(self.classes, dtype="str").get_indexer(pd.Index(words)).astype(np.int64)  # (N,)
+        codes = Levels(names=self.classes, form=self.form).encode(words)  # (N,)
         if (codes < 0).any():
             row = int((codes < 0).argmax())
             raise UserError(
@@ -71,11 +83,14 @@ class Target:
 
     def _truth(self, cells: pd.Series) -> pd.Series:
         if self.task in ("binary", "multiclass"):
-            return to_text(cells)
+            words = to_text(cells)
+            codes = Levels(names=self.classes, form=self.form).encode(words)  # (N,)
+            return words.where(codes < 0, np.array(self.classes, dtype=object)[codes])
         if self.task == "multilabel" and _is_label(cells):
-            return to_text(cells).map({"0": 0, "1": 1, "False": 0, "True": 1}).astype("Int64")
+            return _label_words(cells).map({"0": 0, "1": 1, "false": 0, "true": 1}).astype("Int64")
         try:
-            return pd.Series(to_numbers(cells, key="data.target"), index=cells.index)
+            notation = self.notations.get(str(cells.name))
+            return pd.Series(to_numbers(cells, notation=notation, key="data.target"), index=cells.index)
         except UserError:
             return cells
 
@@ -86,14 +101,20 @@ class Target:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Target:
         """Rebuilds what `to_state` wrote."""
-        return cls(**state)
+        notations = {name: Notation(**values) for name, values in state.get("notations", {}).items()}
+        return cls(**{**state, "notations": notations})
 
 
-def infer_task(targets: pd.DataFrame) -> TaskName:
+def infer_task(targets: pd.DataFrame, readings: Mapping[str, ColumnReading] | None = None) -> TaskName:
     """Returns the task that the target columns suggest.
 
     One column: text, booleans and whole numbers with few distinct values (at most `CLASS_LIMIT`) are classes, binary
-    when there are two; other numbers are regression. Several columns: multilabel if all are 0/1, else regression.
+    when there are two; other numbers are regression, and so are whole numbers that mostly occur once. Several columns:
+    multilabel if all are 0/1, else regression.
+
+    Args:
+        targets: Rows of the target columns.
+        readings: How the columns are read (`read_columns`); by default found in these rows alone.
 
     >>> infer_task(pd.DataFrame({"y": [0, 1, 1]})), infer_task(pd.DataFrame({"y": [0.5, 1.25, 1.0]}))
     ('binary', 'regression')
@@ -101,11 +122,52 @@ def infer_task(targets: pd.DataFrame) -> TaskName:
     if targets.shape[1] > 1:
         return "multilabel" if all(_is_label(targets[name]) for name in targets.columns) else "regression"
     cells = targets.iloc[:, 0].dropna()
-    distinct = cells.nunique()
-    is_number = pd.api.types.is_numeric_dtype(cells) and not pd.api.types.is_bool_dtype(cells)
-    if is_number and not (distinct <= CLASS_LIMIT and (cells == cells.round()).all()):
+    counts = _whole_numbers(cells, readings)
+    if counts is None:
+        return "binary" if len(Levels.fit(cells).names) == 2 else "multiclass"
+    if not 0 < len(counts) <= CLASS_LIMIT or (len(counts) > 2 and (counts == 1).mean() > 0.5):
         return "regression"
-    return "binary" if distinct == 2 else "multiclass"
+    return "binary" if len(counts) == 2 else "multiclass"
+
+
+def explain_task(targets: pd.DataFrame, readings: Mapping[str, ColumnReading], task: TaskName) -> str:
+    """Says from which numbers a task was inferred and how to change it; nothing where the target leaves no choice."""
+    if targets.shape[1] > 1:
+        return ""
+    cells = targets.iloc[:, 0].dropna()
+    counts = _whole_numbers(cells, readings)
+    if counts is None or counts.empty:
+        return ""
+    other: TaskName = "multiclass" if task == "regression" else "regression"
+    numbers = f"{len(counts):,} distinct whole numbers in {len(cells):,} rows"
+    return f"the task {task} is inferred from {numbers}; {flag('data.task', other)} changes it"
+
+
+def _whole_numbers(cells: pd.Series, readings: Mapping[str, ColumnReading] | None) -> pd.Series | None:
+    """Returns how often each whole number occurs, nothing for numbers with fractions, None for words and dates."""
+    cells = cells.reset_index(drop=True)
+    found = (readings or read_columns(cells.to_frame(), NotationSettings()))[str(cells.name)]
+    if found.kind != "numeric":
+        return None
+    notation = found.notation if isinstance(cells.dtype, pd.StringDtype) else None
+    numbers = notation.read(cells) if notation else pd.to_numeric(cells, errors="coerce").astype("float64")
+    whole = (numbers == numbers.round()).all()
+    return numbers.value_counts() if whole else pd.Series(dtype="int64")
+
+
+def written_notations(readings: Mapping[str, ColumnReading], columns: Sequence[str]) -> dict[str, Notation]:
+    """Returns the notations of these columns, where numbers are not written plainly."""
+    notations = {name: readings[name].notation for name in columns if readings[name].kind == "numeric"}
+    return {name: notation for name, notation in notations.items() if notation and notation != PLAIN}
+
+
+def target_remarks(target: Target, readings: Mapping[str, ColumnReading]) -> list[str]:
+    """Returns what a user should check of the target, one line each."""
+    if target.task == "regression":
+        return [remark for name in target.columns for remark in readings[name].remarks]
+    if target.task == "multilabel":
+        return []
+    return [f"{target.columns[0]}: classes {group} differ only in case or spaces" for group in alike(target.classes)]
 
 
 def check_task(task: str) -> None:
@@ -131,8 +193,22 @@ def check_present(frame: pd.DataFrame, columns: Sequence[str]) -> None:
             )
 
 
-def fit_target(train: pd.DataFrame, columns: Sequence[str], task: TaskName) -> Target:
+def fit_target(
+    train: pd.DataFrame,
+    columns: Sequence[str],
+    task: TaskName,
+    *,
+    exact: bool = False,
+    notations: Mapping[str, Notation] | None = None,
+) -> Target:
     """Fits classes, or mean and standard deviation, to the training rows.
+
+    Args:
+        train: Training rows.
+        columns: The target columns.
+        task: What is predicted.
+        exact: Every spelling of a class is a class of its own, also 1 and 1.0.
+        notations: How numbers are written in text, of the columns where it is not plain.
 
     Raises:
         UserError: If a target is missing, constant, or does not fit the task.
@@ -140,15 +216,15 @@ def fit_target(train: pd.DataFrame, columns: Sequence[str], task: TaskName) -> T
     check_present(train, columns)
     names = tuple(columns)
     if task in ("binary", "multiclass"):
-        return _fit_classes(train, names, task)
-    values = _labels(train, names) if task == "multilabel" else _numbers(train, names)  # (N, T)
+        return _fit_classes(train, names, task, exact=exact)
+    written = dict(notations or {}) if task == "regression" else {}
+    values = _labels(train, names) if task == "multilabel" else _numbers(train, names, written)  # (N, T)
     for name, column in zip(names, values.T, strict=True):
         _refuse_constant(name, len(np.unique(column)), column[0])
     if task == "multilabel":
         return Target(task=task, columns=names, classes=names, counts=tuple(values.sum(axis=0).astype(int).tolist()))
-    return Target(
-        task=task, columns=names, mean=tuple(values.mean(axis=0).tolist()), std=tuple(values.std(axis=0).tolist())
-    )
+    mean, std = tuple(values.mean(axis=0).tolist()), tuple(values.std(axis=0).tolist())
+    return Target(task=task, columns=names, mean=mean, std=std, notations=written)
 
 
 def class_names(words: pd.Series) -> tuple[str, ...]:
@@ -163,22 +239,23 @@ def class_names(words: pd.Series) -> tuple[str, ...]:
     return tuple(str(names[index]) for index in order)
 
 
-def _fit_classes(train: pd.DataFrame, columns: tuple[str, ...], task: TaskName) -> Target:
+def _fit_classes(train: pd.DataFrame, columns: tuple[str, ...], task: TaskName, *, exact: bool) -> Target:
     if len(columns) != 1:
         raise UserError(
             f"data.task: {task!r} has one target column, data.target names {len(columns)} ({_listed(columns)}); "
             f"use {flag('data.task', 'multilabel')} or {flag('data.task', 'regression')}"
         )
-    words = to_text(train[columns[0]])
-    classes = class_names(words)
+    levels = Levels.fit(train[columns[0]], exact=exact)
+    classes = class_names(pd.Series(levels.names, dtype="str"))
     _refuse_constant(columns[0], len(classes), classes[0])
     if task == "binary" and len(classes) != 2:
         raise UserError(
             f"data.task: 'binary' needs two classes, {columns[0]!r} has {len(classes)} ({_listed(classes)}); "
             f"use {flag('data.task', 'multiclass')}"
         )
-    counts = words.value_counts()
-    return Target(task=task, columns=columns, classes=classes, counts=tuple(int(counts[name]) for name in classes))
+    codes = Levels(names=classes, form=levels.form).encode(to_text(train[columns[0]]))  # (N,)
+    counts = tuple(np.bincount(codes, minlength=len(classes)).tolist())
+    return Target(task=task, columns=columns, classes=classes, counts=counts, form=levels.form)
 
 
 def _refuse_constant(name: str, distinct: int, value: object) -> None:
@@ -186,23 +263,30 @@ def _refuse_constant(name: str, distinct: int, value: object) -> None:
         raise UserError(f"data.target: {name!r} is {value} in every training row; there is nothing to predict")
 
 
-def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
+def _numbers(frame: pd.DataFrame, columns: Sequence[str], notations: Mapping[str, Notation]) -> NDArray[np.float64]:
     try:
-        return np.stack([to_numbers(frame[name], key="data.target") for name in columns], axis=1)  # (N, T)
+        numbers = [to_numbers(frame[name], notation=notations.get(name), key="data.target") for name in columns]
     except UserError as error:
         raise UserError(f"{error} (data.task is regression)") from error
+    return np.stack(numbers, axis=1)  # (N, T)
+
+
+def _label_words(cells: pd.Series) -> pd.Series:
+    """Returns 0, 1, true and false in one spelling each, other words in lower case."""
+    words = to_text(cells)
+    return words.map({word: FORMS["whole"](str(word).lower()) for word in words.dropna().unique()})
 
 
 def _is_label(cells: pd.Series) -> bool:
-    return set(to_text(cells.dropna()).unique()) <= {"0", "1", "False", "True"}
+    return set(_label_words(cells.dropna()).unique()) <= LABELS
 
 
 def _labels(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
     for name in columns:
         if not _is_label(frame[name]):
-            odd = next(word for word in to_text(frame[name]) if word not in ("0", "1", "False", "True"))
+            odd = to_text(frame[name])[~_label_words(frame[name]).isin(LABELS).to_numpy()].iloc[0]
             raise UserError(f"data.target: {name!r} holds {odd!r}, a multilabel target is 0 or 1 in each column")
-    words = (to_text(frame[name]).isin(["1", "True"]).to_numpy() for name in columns)
+    words = (_label_words(frame[name]).isin(["1", "true"]).to_numpy() for name in columns)
     return np.stack([word.astype(np.float64) for word in words], axis=1)  # (N, T)
 
 

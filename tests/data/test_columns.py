@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlp_lab.data.columns import Column, infer_columns, to_numbers, to_text
+from mlp_lab.data.columns import Column, infer_columns, to_numbers
+from mlp_lab.data.notation import Notation
 from mlp_lab.data.tables import plain_columns
 from mlp_lab.errors import UserError
 
@@ -123,12 +124,68 @@ def test_stray_cells_become_missing() -> None:
     assert np.isnan(to_numbers(pd.Series(["1", "abc"], name="x"), stray=True)).tolist() == [False, True]
 
 
-def test_words_do_not_depend_on_the_file_type() -> None:
-    """An integer column is int in one file, float beside a gap in another, and text where it was declared."""
-    as_integers = to_text(pd.Series([1, 0, 12]))
-    as_floats = to_text(pd.Series([1.0, 0.0, 12.0, np.nan]))
-    as_texts = to_text(pd.Series(["1", "0.0", "12.00"]))
-    assert as_integers.tolist() == as_floats.tolist()[:3] == as_texts.tolist() == ["1", "0", "12"]
-    assert as_floats.isna().tolist() == [False, False, False, True]
-    assert to_text(pd.Series([True, False])).tolist() == to_text(pd.Series(["TRUE", "false"])).tolist()
-    assert to_text(pd.Series(["-1.50", "1.5.0", "v1.0", "10"])).tolist() == ["-1.5", "1.5.0", "v1.0", "10"]
+def test_infer_columns_decides_kinds_on_all_rows_and_statistics_on_training_rows() -> None:
+    cells = [*NUMBERS[1:], "n.a."]
+    frame = plain_columns(pd.DataFrame({"x": cells}))
+    for odd_row_trains in (True, False):
+        training = np.arange(ROWS) < (ROWS if odd_row_trains else ROWS - 1)
+        column = infer_columns(frame, training=training)[0]
+        assert (column.kind, column.stray, column.missing) == ("numeric", True, int(odd_row_trains))
+        assert column.note == "1 not a number, such as 'n.a.'"
+    small = infer_columns(frame, training=np.arange(ROWS) < 7)[0]
+    assert (small.values, small.distinct) == ("0.1429 … 1", 7)
+
+
+def test_infer_columns_without_a_training_value_drops_the_column() -> None:
+    frame = plain_columns(pd.DataFrame({"x": [None, None, 1.5], "z": [1, 2, 3]}))
+    column = infer_columns(frame, training=np.array([True, True, False]))[0]
+    assert (column.kind, column.note) == ("dropped", "no training row has a value")
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "words"),
+    [
+        (["$1,234.50", "$7.00", "$8.25"], "numeric", "100% are numbers, such as '$1,234.50'"),
+        (["31.12.2024", "01.01.2024", "02.01.2024"], "date", "100% are dates, %d.%m.%Y"),
+        ([*NUMBERS[8:], *["-"] * 8], "numeric", "92% are numbers"),
+        (["2024-12-31", "2024-01-01", "-"], "date", "66.6% are dates"),
+    ],
+)
+def test_infer_columns_of_a_notation_says_how_it_is_read(cells: list[str], kind: str, words: str) -> None:
+    column = _judge(cells)
+    assert (column.kind, column.how) == (kind, words)
+
+
+def test_infer_columns_tells_free_text_from_identifiers() -> None:
+    sentences = [f"the parcel number {index} arrived late" for index in range(ROWS)]
+    assert _judge(sentences).note == "free text: nearly all distinct"
+    assert _judge([*sentences[:70], *["no remarks at all today"] * 30]).note == "free text"
+    assert _judge(CASES["identifiers"][0]).note == "an identifier: nearly all distinct"
+
+
+def test_infer_columns_keeps_zip_codes_as_categories() -> None:
+    column = _judge(["01234", "90210", "10001", "01234"])
+    assert (column.kind, column.values) == ("categorical", "01234, 90210, 10001")
+
+
+def test_infer_columns_remarks_on_levels_that_differ_in_case_and_on_far_dates() -> None:
+    assert _judge(["Basic", "basic", "Plus"]).remarks == (
+        "x: categories 'Basic' and 'basic' differ only in case or spaces",
+    )
+    (remark,) = _judge(["2024-01-01", "9999-12-31", "9999-12-31"]).remarks
+    assert remark.startswith("x: 2 training rows have the date 9999-12-31; if it means that there is none")
+
+
+def test_to_numbers_of_far_dates_are_exact_seconds() -> None:
+    texts = pd.Series(["9999-12-31", "0001-01-01"], dtype="str", name="x")
+    assert to_numbers(texts, date=True).tolist() == [253_402_214_400.0, -62_135_596_800.0]
+
+
+def test_to_numbers_of_a_notation_names_it_in_the_error() -> None:
+    notation = Notation(decimal=",", thousands=".")
+    cells = pd.Series(["1.234,5", "1,234.5"], dtype="str", name="x")
+    with pytest.raises(UserError, match=r"row 2: '1,234\.5' is not a number as the column has them \(decimal ','\)"):
+        to_numbers(cells, notation=notation)
+    dates = pd.Series(["12/31/2024"], dtype="str", name="x")
+    with pytest.raises(UserError, match=r"'12/31/2024' is not a date of the format %d\.%m\.%Y"):
+        to_numbers(dates, date=True, notation=Notation(date_format="%d.%m.%Y"))

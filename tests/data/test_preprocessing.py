@@ -110,15 +110,25 @@ def _fit(frame: pd.DataFrame, scaling: str = "standard") -> Preprocessor:
 
 def test_missing_numbers_become_the_median_with_an_indicator(frame: pd.DataFrame) -> None:
     numeric, _ = _fit(frame, "none").transform(frame)
-    assert _fit(frame).numeric_features == ("size", "day", "age", "size is missing")
+    features = ("size", "day", "age", "day: day", "day: weekday", "size is missing")
+    assert _fit(frame).numeric_features == features
     assert numeric[:, 0].tolist() == [1.0, 3.0, 3.0, 10.0]
-    assert numeric[:, 3].tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert numeric[:, 5].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_dates_have_parts_that_vary(frame: pd.DataFrame) -> None:
+    numeric, _ = _fit(frame, "none").transform(frame)
+    assert numeric[:, 3:5].tolist() == [[1.0, 0.0], [2.0, 1.0], [3.0, 2.0], [4.0, 3.0]]  # from Monday, 2024-01-01
+    wide = pd.DataFrame({"day": pd.Series(["2023-05-06 10:00", "9999-12-31 11:00"], dtype="str")})
+    assert _fit(wide).date_parts == tuple(("day", part) for part in ("year", "month", "day", "weekday", "hour"))
+    gap = _fit(frame, "none").transform(frame.assign(day=["2024-01-01", None, "2024-01-03", None]))[0]
+    assert gap[:, 3].tolist() == [1.0, 2.5, 3.0, 2.5]
 
 
 def test_a_gap_that_training_never_had_becomes_the_median(frame: pd.DataFrame) -> None:
     preprocessor = _fit(frame, "none")
     numeric, _ = preprocessor.transform(frame.assign(age=[np.nan, 30, 40, 50]))
-    assert numeric.shape == (4, 4)
+    assert numeric.shape == (4, 6)
     assert numeric[0, 2] == 35
 
 
@@ -173,6 +183,39 @@ def test_the_state_survives_a_checkpoint_without_pickled_classes(
         assert torch.equal(ours, theirs)
     assert restored.levels == preprocessor.levels
     assert restored.numeric_features == preprocessor.numeric_features
+
+
+def test_state_keeps_the_notation_of_every_column() -> None:
+    frame = pd.DataFrame({"price": ["1.234,5", "7,25"], "when": ["31.12.2024", "01.02.2024"]}, dtype="str")
+    preprocessor = Preprocessor.from_state(_fit(frame, "none").to_state())
+    assert preprocessor.written == ("price", "when")
+    new = pd.DataFrame({"price": ["1.234", "0,5"], "when": ["03.04.2024", "05.06.2024 12:00"]}, dtype="str")
+    assert preprocessor.numbers(new).tolist() == [[1234.0, 1712102400.0], [0.5, 1717588800.0]]
+
+
+def test_state_of_an_older_checkpoint_loads_and_gives_what_it_gave(frame: pd.DataFrame) -> None:
+    state = _fit(frame.assign(version=["3.1", "3.9", "3.1", "3.9"])[["size", "age", "colour"]]).to_state()
+    for name in ("forms", "notations", "date_parts", "ranges", "complete"):
+        del state[name]
+    state |= {"categorical": ("colour", "version"), "levels": (("blue", "red"), ("3.1", "True"))}
+    old = Preprocessor.from_state(state)
+    codes = old.transform(frame.assign(version=["3.10", "TRUE", "3.9", "True"]))[1]
+    assert codes is not None
+    assert codes[:, 1].tolist() == [1, 2, 0, 2]
+    assert old.numeric_features == ("size", "age", "size is missing")
+    assert all("no training row" not in line for line in old.news(frame.assign(version="3.1", age=None)))
+
+
+def test_news_says_per_column_what_training_never_saw(frame: pd.DataFrame) -> None:
+    preprocessor = _fit(frame)
+    assert preprocessor.news(frame) == ()
+    new = frame.assign(colour=["violet", "red", None, "red"], age=[None, 900, 30, 30], day="2031-01-01")
+    assert preprocessor.news(new) == (
+        "colour: 25% of the rows have a value that no training row has, such as 'violet'; training had 'blue', 'red'",
+        "day: 100% of the rows are outside of the training rows' 2024-01-01 … 2024-01-04",
+        "age: 25% of the rows are outside of the training rows' 20 … 50",
+        "age: missing in 25% of the rows, and in no training row",
+    )
 
 
 def test_edges_are_quantiles_without_repetition() -> None:

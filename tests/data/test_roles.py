@@ -48,6 +48,10 @@ def test_a_named_table_knows_its_own() -> None:
             {"target": ["income"], "numeric": ["age"], "categorical": ["age"]},
             "data.categorical: 'age' is already in data.numeric",
         ),
+        (
+            {"target": ["age"], "numeric": ["age"], "categorical": ["age"]},
+            "data.categorical: 'age' is already in data.numeric",
+        ),
         ({"target": ["age", "age"]}, "data.target: 'age' is already in data.target"),
     ],
 )
@@ -56,6 +60,17 @@ def test_wrong_names(settings: dict[str, Any], words: str) -> None:
         Roles.settle(_source(), **settings)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_roles_of_a_target_may_declare_its_type() -> None:
+    text = Roles.settle(_source(), target=["income"], categorical=["income"])
+    assert (text.target_is_text, text.target_is_number) == (True, False)
+    assert "income" not in text.features
+    number = Roles.settle(_source(), target=["income"], numeric=["income"])
+    assert (number.target_is_text, number.target_is_number) == (False, True)
+    text.check_task("multiclass")
+    with pytest.raises(UserError, match=r"data\.categorical: 'income' is the target of a regression"):
+        text.check_task("regression")
 
 
 def test_a_wide_table_is_not_listed_whole() -> None:

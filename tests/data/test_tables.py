@@ -91,8 +91,36 @@ def test_missing_values_are_the_callers(write: Callable[..., Path]) -> None:
 
 
 def test_text_columns_keep_their_digits(write: Callable[..., Path]) -> None:
-    path = write("code,n\n007,007\n")
-    assert _read(path, text=["code", "absent"]).iloc[0].tolist() == ["007", 7]
+    path = write("code,n,zip\n7.0,7.0,01234\n")
+    assert _read(path, text=["code", "absent"]).iloc[0].tolist() == ["7.0", 7.0, "01234"]
+
+
+def test_read_table_missing_values_apply_to_numbers_of_every_file_type(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    frame = pd.DataFrame({"n": [-999, 1, 2], "x": [0.5, -999.0, 2.5], "w": ["-999", "a", "b"]})
+    frame["when"] = pd.to_datetime(["2024-01-01", "9999-12-31", "2024-01-02"])
+    frame.to_parquet(tmp_path / "t.parquet")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    for name in ("t.csv", "t.parquet"):
+        read = _read(tmp_path / name, missing_values=["-999", "9999-12-31"])
+        assert {column: read[column].isna().tolist() for column in read} == {
+            "n": [True, False, False],
+            "x": [False, True, False],
+            "w": [True, False, False],
+            "when": [False, True, False],
+        }
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_read_table_keeps_long_integers(tmp_path: Path, gap: bool) -> None:
+    numbers = [2**64 - 1, 2**53 + 1, 7, *([None] if gap else [])]
+    pd.DataFrame({"x": pd.array(numbers, dtype="UInt64")}).to_parquet(tmp_path / "t.parquet")
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{'' if n is None else n},1\n" for n in numbers))
+    for name in ("t.csv", "t.parquet"):
+        cells = _read(tmp_path / name)["x"]
+        assert [int(cell) for cell in cells.dropna()] == numbers[:3]
+        assert cells.isna().sum() == int(gap)
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(write: Callable[..., Path]) -> None:

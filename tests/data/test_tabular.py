@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mlp_lab.data.module import Part
+from mlp_lab.data.parts import is_fitted_by_older_version
 from mlp_lab.data.preprocessing import SCALINGS
 from mlp_lab.data.splits import UNUSED
 from mlp_lab.data.tabular import TabularDataModule
@@ -110,12 +111,13 @@ def test_other_rows_change_nothing_that_is_fitted(write: Callable[..., str], tar
 def test_what_the_model_gets(write: Callable[..., str]) -> None:
     module = _module(write(_table()))
     spec, train = module.spec, module.part("train")
-    assert spec.numeric == ("size", "count", "day", "size is missing")
+    parts = ("day: month", "day: day", "day: weekday")  # all in one year
+    assert spec.numeric == ("size", "count", "day", *parts, "size is missing")
     assert (spec.categorical, spec.cardinalities) == (("colour",), (4,))
     assert (spec.task, spec.classes, spec.targets) == ("multiclass", ("a", "b", "c"), ("kind",))
     assert spec.rows == (160, 20, 20)
     assert sum(spec.class_counts) == 160
-    assert (train.numeric.dtype, train.numeric.shape) == (torch.float32, (160, 4))
+    assert (train.numeric.dtype, train.numeric.shape) == (torch.float32, (160, 7))
     np.testing.assert_allclose(train.numeric[:, 1].mean(), 0, atol=1e-6)  # float32
     assert train.target is not None
     assert torch.bincount(train.target).tolist() == list(spec.class_counts)
@@ -242,6 +244,74 @@ def test_codes_survive_a_gap_in_a_declared_category(write: Callable[..., str], t
     codes = fitted.part("predict").categorical
     assert codes is not None
     assert codes[:, 1].tolist() == [0, *(frame["flag"].iloc[1:] + 1).tolist()]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_odd_cell_does_not_depend_on_the_split(write: Callable[..., str], seed: int) -> None:
+    frame = _table()
+    frame["size"] = frame["size"].round(3).astype(str).mask(frame.index == 17, "n.a.")
+    module = _module(write(frame), seed=seed)
+    assert module.spec.numeric[0] == "size"
+    assert module.loaded.state["preprocessor"]["stray"] == ("size",)
+
+
+def test_a_new_file_is_read_in_the_notation_of_training(write: Callable[..., str], tmp_path: Path) -> None:
+    frame = _table()
+    german = frame.assign(
+        size=[f"{value * 1000:,.2f}".translate({44: ".", 46: ","}) for value in frame["size"].fillna(10)],
+        count=frame["count"].astype(str) + "%",
+        day=pd.to_datetime(frame["day"]).dt.strftime("%d.%m.%Y"),
+        price=[f"{value:,.3f}".translate({44: ".", 46: ","}) for value in frame["price"]],
+    )
+    module = _module(write(german), "price")
+    plain = _module(
+        write(frame.assign(size=frame["size"].fillna(10) * 1000, price=frame["price"].round(3)), "plain.csv"), "price"
+    )
+    torch.testing.assert_close(module.part("train").numeric, plain.part("train").numeric, rtol=0, atol=1e-4)
+    torch.testing.assert_close(module.part("test").target, plain.part("test").target)
+    few = german.iloc[:3].assign(size=["1.234", "12.345", "9.876"], count="5%", price="1.000")
+    new = TabularDataModule(path=write(few, "few.csv"), fitted=_checkpoint(module, tmp_path), verbose=False)
+    thousands = TabularDataModule(
+        path=write(few.assign(size=["1.234,00", "12.345,00", "9.876,00"], price="1.000,0"), "same.csv"),
+        fitted=_checkpoint(module, tmp_path),
+        verbose=False,
+    )
+    assert _same(new.part("test"), thousands.part("test"))
+
+
+def test_what_a_new_file_brings_is_printed_per_column(
+    write: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = _module(write(_table()))
+    new = write(_table(40).assign(colour="rouge").drop(columns="kind"), "new.csv")
+    _ = TabularDataModule(path=new, fitted=_checkpoint(module, tmp_path)).loaded
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "colour: 100% of the rows have a value that no training row has, such as 'rouge'" in printed
+
+
+def test_a_declared_target_keeps_its_spelling(write: Callable[..., str]) -> None:
+    versions = np.resize(["3.1", "3.10", "3.9", "3.90"], 200)
+    declared = _module(write(_changed(kind=versions)), categorical=["kind"])
+    assert (declared.spec.task, declared.spec.classes) == ("multiclass", ("3.1", "3.10", "3.9", "3.90"))
+    assert _module(write(_changed(kind=versions)), task="multiclass").spec.classes == declared.spec.classes
+    codes = _module(write(_changed(kind=np.resize(["1", "2", "3"], 200))), numeric=["kind"])
+    assert codes.spec.task == "regression"
+
+
+def test_an_inferred_task_is_explained_where_it_is_refused(write: Callable[..., str]) -> None:
+    frame = _changed(kind=[7, *np.resize([1, 2, 3], 199)])
+    with pytest.raises(UserError, match=r"class '7' has one row.*multiclass is inferred from 4 distinct whole numbers"):
+        _ = _module(write(frame)).loaded
+
+
+def test_is_fitted_by_older_version(write: Callable[..., str], tmp_path: Path) -> None:
+    checkpoint = Path(_checkpoint(_module(write(_table())), tmp_path))
+    assert not is_fitted_by_older_version(checkpoint)
+    saved = torch.load(checkpoint, weights_only=True)
+    del saved["TabularDataModule"]["state"]["preprocessor"]["forms"]
+    torch.save(saved, checkpoint)
+    assert is_fitted_by_older_version(checkpoint)
+    assert not is_fitted_by_older_version(tmp_path / "none.ckpt")
 
 
 def test_the_page_is_printed_once(write: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,6 +441,12 @@ MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "no validation rows": (_changed(part="train"), {"split_column": "part"}, "has no validation rows"),
     "scaling": (_table(), {"scaling": "standart"}, "did you mean 'standard'?"),
     "task": (_table(), {"task": "classify"}, "data.task: 'classify' is unknown"),
+    "decimal": (_table(), {"decimal": ";"}, "data.decimal: ';' is not accepted; use one of '.', ','"),
+    "regression of a declared category": (
+        _table(),
+        {"target": "price", "task": "regression", "categorical": ["price"]},
+        "data.categorical: 'price' is the target of a regression; leave it out",
+    ),
     "bins": (_table(), {"bins": 0}, "data.bins: 0 must be 1 or more"),
     "two tables": (_table(), {"dataset": "iris"}, "are both given; leave one out"),
     "no training rows kept": (_table(), {"train_rows": 0}, "data.train_rows: 0 must be 1 or more"),

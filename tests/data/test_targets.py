@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from mlp_lab.data.notation import Notation, NotationSettings
+from mlp_lab.data.readings import read_columns
 from mlp_lab.data.tables import plain_columns
-from mlp_lab.data.targets import Target, check_task, fit_target, infer_task
+from mlp_lab.data.targets import Target, check_task, explain_task, fit_target, infer_task
 from mlp_lab.errors import UserError
 
 
@@ -27,6 +29,12 @@ CASES: dict[str, tuple[dict[str, list[Any]], str]] = {
     "zero and one beside a gap": ({"y": [0, 1, None]}, "binary"),
     "few whole numbers": ({"y": list(range(20)) * 2}, "multiclass"),
     "many whole numbers": ({"y": list(range(21)) * 2}, "regression"),
+    "whole numbers that mostly occur once": ({"y": [100, 250, 310, 420, 90, 800, 150, 75, 610, 330]}, "regression"),
+    "numbers as text": ({"y": ["50.38", "49.6", "50.38", "12"]}, "regression"),
+    "decimal commas": ({"y": ["50,38", "49,6", "50,38", "12,5"]}, "regression"),
+    "codes with leading zeros": ({"y": ["001", "002", "003"] * 2}, "multiclass"),
+    "long integers": ({"y": [2**53, 2**53 + 1] * 3}, "binary"),
+    "booleans in two spellings": ({"y": ["true", "True", "false"]}, "binary"),
     "fractions": ({"y": [0.0, 0.5, 1.0]}, "regression"),
     "several labels": ({"a": [0, 1], "b": [True, False], "c": [1.0, 0.0]}, "multilabel"),
     "several numbers": ({"a": [0, 1], "b": [0.5, 2.0]}, "regression"),
@@ -43,6 +51,47 @@ def test_classes_are_sorted_as_numbers_or_words() -> None:
     assert (numbers.classes, numbers.counts) == (("2", "9", "10"), (1, 1, 2))
     words = fit_target(_frame(y=["b", "a", "10", "9"]), ["y"], "multiclass")
     assert words.classes == ("10", "9", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("cells", "exact", "classes"),
+    [
+        (["001", "002", "002"], False, ("001", "002")),
+        (["true", "false"], False, ("false", "true")),
+        (["1.0", "2.0", "2"], False, ("1.0", "2")),
+        (["1.0", "2.0", "2"], True, ("1.0", "2", "2.0")),
+        (["3.10", "3.1", "3.9"], False, ("3.1", "3.10", "3.9")),
+        ([2**64 - 1, 2**63 + 5, 7], False, ("7", "9223372036854775813", "18446744073709551615")),
+    ],
+)
+def test_fit_target_keeps_the_spelling_of_classes(cells: list[Any], exact: bool, classes: tuple[str, ...]) -> None:
+    target = fit_target(_frame(y=cells), ["y"], "multiclass", exact=exact)
+    assert target.classes == classes
+    assert sum(target.counts) == len(cells)
+
+
+def test_fit_target_of_a_notation_keeps_it_for_new_rows() -> None:
+    written = {"y": Notation(decimal=",", thousands=".")}
+    target = Target.from_state(
+        fit_target(_frame(y=["1.000,5", "2"]), ["y"], "regression", notations=written).to_state()
+    )
+    assert target.mean == (501.25,)
+    np.testing.assert_allclose(target.encode(_frame(y=["1.000,5"])), [[1.0]], rtol=1e-6)
+
+
+def test_state_of_an_older_target_matches_the_spellings_that_it_matched() -> None:
+    old = Target.from_state({"task": "binary", "columns": ("y",), "classes": ("1", "True"), "counts": (2, 1)})
+    assert old.encode(_frame(y=["1.0", "TRUE"])).tolist() == [0, 1]
+
+
+def test_explain_task_says_from_what_and_how_to_change_it() -> None:
+    frame = _frame(y=[1, 2, 2, 1])
+    readings = read_columns(frame, NotationSettings())
+    assert explain_task(frame, readings, "binary") == (
+        "the task binary is inferred from 2 distinct whole numbers in 4 rows; --data.task regression changes it"
+    )
+    words = _frame(y=["a", "b"])
+    assert explain_task(words, read_columns(words, NotationSettings()), "binary") == ""
 
 
 def test_codes_do_not_depend_on_the_type_of_the_column() -> None:

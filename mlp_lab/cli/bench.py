@@ -132,8 +132,8 @@ class BenchCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Takes spec, split and preprocessing from the checkpoint of `--run`, unless the data module has no `fitted`.
 
-        So does a run that goes on and was begun by an older version, which fitted otherwise.
-        A user's own data module may have none: it fits again, and Lightning's loading compares the result.
+        A run that an older version began goes on with its own preprocessing too. A user's own data module may have no
+        `fitted`: it fits again, and Lightning's loading compares the result.
         """
         arguments = self._get_config().data.get("init_args") or {}
         if self.invocation.checkpoint and "fitted" in arguments and arguments["fitted"] is None:

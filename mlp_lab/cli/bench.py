@@ -130,16 +130,15 @@ class BenchCLI(LightningCLI):
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Takes spec, split and preprocessing from the checkpoint of `--run`, unless the data module has no `fitted`.
+        """Takes spec, split and preprocessing from the checkpoint of `--run`, or of an older version's run that goes on.
 
-        A run that an older version began goes on with its own preprocessing too. A user's own data module may have no
-        `fitted`: it fits again, and Lightning's loading compares the result.
+        A user's own data module may have no `fitted`: it fits again, and Lightning's loading compares the result.
         """
         arguments = self._get_config().data.get("init_args") or {}
         if self.invocation.checkpoint and "fitted" in arguments and arguments["fitted"] is None:
             arguments["fitted"] = self.invocation.checkpoint
         run = self.invocation.run
-        if self.invocation.resumed and run is not None and run.last.exists() and is_fitted_by_older_version(run.last):
+        if run is not None and self.invocation.resumed and is_fitted_by_older_version(run.last):
             arguments["fitted"] = str(run.last)
 
     def _parse_ckpt_path(self) -> None:

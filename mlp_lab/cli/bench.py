@@ -130,7 +130,7 @@ class BenchCLI(LightningCLI):
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Takes spec, split and preprocessing from the checkpoint of `--run`, or of an older version's run that goes on.
+        """Takes spec, split and preprocessing from the checkpoint of `--run`, or of a resumed run of an older version.
 
         A user's own data module may have no `fitted`: it fits again, and Lightning's loading compares the result.
         """

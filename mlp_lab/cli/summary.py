@@ -16,7 +16,7 @@ from mlp_lab.diagnostics.theory import Prediction, predict, why_not
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Block
 from mlp_lab.population.memory import free_bytes, mega, member_bytes
-from mlp_lab.training.module import LSUV_ROWS
+from mlp_lab.training.batches import INIT_ROWS
 from mlp_lab.training.straight import reason_for_lightnings_loop
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def show_signal(cli: BenchCLI, console: Console) -> None:
 def _input_second_moment(cli: BenchCLI) -> float:
     """Returns the mean square of the encoded training inputs; weights that depend on the data get it first."""
     mlp, part = cli.model.model, cli.datamodule.part("train")
-    rows = slice(None, None, max(1, part.rows // LSUV_ROWS))
+    rows = slice(None, None, max(1, part.rows // INIT_ROWS))
     numeric, categorical = part.numeric[rows], None if part.categorical is None else part.categorical[rows]
     if cli.model.init == "lsuv":
         lsuv_(mlp, numeric, categorical)  # as the first step of a fit does

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -135,6 +135,15 @@ class TensorLoader:
         """
         rows = len(self) * self.batch_size if self.drop_last else self.rows
         return min(last * self.batch_size, rows) - min(first * self.batch_size, rows)
+
+    def spread(self, rows: int) -> Batch:
+        """Returns about so many rows from all over the data, at most twice as many; no epoch begins."""
+        every = slice(None, None, max(1, self.rows // rows))
+        return self._batch(every, count=len(range(self.rows)[every]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the training loop, to which a copy in another place does not belong."""
+        return {**self.__dict__, "_progress": None}
 
     def __iter__(self) -> Iterator[Batch]:
         """Returns a lazy iterator over the rest of a resumed epoch, or over a new one."""

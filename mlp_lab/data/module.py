@@ -172,6 +172,10 @@ class TensorDataModule(LightningDataModule):
             self._fitted_from = read_fitted(self.fitted, kind=type(self).__qualname__)
         return self._fitted_from
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out the trainer, to which a copy in another place does not belong."""
+        return {**self.__dict__, "trainer": None}
+
     def setup(self, stage: str) -> None:
         """Loads the data; Lightning calls it on every process before it asks for loaders."""
         _ = self.loaded

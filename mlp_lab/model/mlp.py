@@ -249,7 +249,7 @@ class MLP(nn.Module):
 
     def encode(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
         """Returns what the first layer sees, (B, H_0): flattened, encoded and with input dropout."""
-        x = numeric if numeric.dim() == 2 else numeric.flatten(1)
+        x = numeric if numeric.dim() == 2 else flat_rows(numeric)
         if x.shape[1] != self.in_features:
             raise ValueError(
                 f"the network takes {self.in_features} numeric inputs, not {x.shape[1]} (shape {tuple(numeric.shape)})"
@@ -264,6 +264,20 @@ class MLP(nn.Module):
             x = block(x)
         logits: Tensor = self.head(x)
         return logits
+
+
+def flat_rows(numeric: Tensor) -> Tensor:
+    """Returns images (B, ...) as rows (B, D).
+
+    Raises:
+        ValueError: There is no batch dimension.
+    """
+    if numeric.dim() < 2:
+        raise ValueError(
+            f"numeric inputs have the shape {tuple(numeric.shape)}, without a batch dimension; "
+            "a network takes (B, D), so give one row as row.unsqueeze(0)"
+        )
+    return numeric.flatten(1)
 
 
 def resolve_widths(depth: int | None, width: int | Sequence[int]) -> tuple[int, ...]:

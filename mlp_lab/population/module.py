@@ -9,13 +9,12 @@ Symbols: K members, B batch, C outputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim import Optimizer
 
-from mlp_lab.data.module import TensorDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.model.mlp import MLP
 from mlp_lab.population.best import take_best
@@ -26,6 +25,7 @@ from mlp_lab.population.running import RunningLosses
 from mlp_lab.population.stack import Population
 from mlp_lab.population.steps import SteppedPopulation
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.batches import rows_for_init
 from mlp_lab.training.module import MLPModule, scale_by_data_
 
 
@@ -118,11 +118,12 @@ class PopulationModule(SteppedPopulation):
             self._initialise()
 
     def _initialise(self) -> None:
-        for place, number in enumerate(self.numbers):
-            if self.settings[number]["init"] != "lsuv":
-                continue
+        scaled = [place for place, number in enumerate(self.numbers) if self.settings[number]["init"] == "lsuv"]
+        rows = rows_for_init(self.trainer, self.spec) if scaled else None
+        for place in scaled:
+            assert rows is not None
             mlp = self.population.member(place)
-            scale_by_data_(mlp, cast(TensorDataModule, self.trainer.datamodule))  # type: ignore[attr-defined]
+            scale_by_data_(mlp, rows)
             parameters = dict(mlp.named_parameters())
             for name, view in self.population.views(place).items():
                 if name in parameters:

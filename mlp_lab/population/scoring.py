@@ -21,12 +21,13 @@ from mlp_lab.population.losses import MemberLoss, MemberMeters, spread
 from mlp_lab.population.optimizers import StackOptimizer
 from mlp_lab.population.stack import Population
 from mlp_lab.population.stopping import MemberStop
+from mlp_lab.training.batches import PairBatches
 from mlp_lab.training.checkpoints import refuse_first
 from mlp_lab.training.meters import Meter
 from mlp_lab.training.straight import StraightModule
 
 
-class ScoredPopulation(StraightModule):
+class ScoredPopulation(PairBatches, StraightModule):
     """The part of `PopulationModule` that validates, tests and predicts."""
 
     spec: DataSpec
@@ -222,7 +223,8 @@ class ScoredPopulation(StraightModule):
 
     def _show(self, values: Mapping[str, float]) -> None:
         shown = {name: torch.tensor(value, dtype=torch.float32) for name, value in values.items()}
-        self.log_dict(shown, logger=False, batch_size=1)
+        # In a fit, loggers get the values from `record`, with the number of steps.
+        self.log_dict(shown, logger=False if self.trainer.state.fn == TrainerFn.FITTING else None, batch_size=1)
 
 
 def in_float32(scores: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mlp_lab.errors import UserError
-from mlp_lab.model.mlp import MLP, Block
+from mlp_lab.model.mlp import MLP, Block, flat_rows
 from mlp_lab.population.layout import Shape, arrange
 from mlp_lab.population.level import StackLevel
 from mlp_lab.population.masks import StackDropout
@@ -108,7 +108,7 @@ class Population(nn.Module):
 
     def encode(self, numeric: Tensor, categorical: Tensor | None = None) -> Tensor:
         """Returns what the first layers see, units first: (D', B) for all, or (K·D', B) where the members differ."""
-        x = numeric if numeric.dim() == 2 else numeric.flatten(1)
+        x = numeric if numeric.dim() == 2 else flat_rows(numeric)
         if x.shape[1] != self.in_features:
             raise ValueError(
                 f"the networks take {self.in_features} numeric inputs, not {x.shape[1]} (shape {tuple(numeric.shape)})"

@@ -21,29 +21,28 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlp_lab.data.loader import Batch, rank_bounds
-from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
 from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Settings, resolve_widths
 from mlp_lab.model.tasks import build_loss
+from mlp_lab.training.batches import PairBatches, rows_for_init
 from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import FactorScheduler, ScheduleConfig, build_scheduler
 from mlp_lab.training.straight import StraightModule
 
-LSUV_ROWS = 1024  # training rows behind the data-dependent initialisation
-
 Config = TypeVar("Config", EncoderConfig, OptimizerConfig, ScheduleConfig)
 
 
-class MLPModule(StraightModule):
+class MLPModule(PairBatches, StraightModule):
     """Trains one MLP under `L.Trainer` with automatic optimization.
 
-    Batches are `mlp_lab.data.loader.Batch`. The loss of a step is the sum of the per-sample losses over the rows of the
-    *global* batch divided by its count, so that any number of processes takes the same step.
+    Batches are `mlp_lab.data.loader.Batch`, or pairs (x, y) of a plain `DataLoader` (`pair_batch`). The loss of a step
+    is the sum of the per-sample losses over the rows of the *global* batch divided by its count, so that any number of
+    processes takes the same step.
 
     Args:
         spec: What the model must know of the data, as `DataSpec.to_dict()` gives it.
@@ -133,7 +132,7 @@ class MLPModule(StraightModule):
         """Reads the number of processes, applies a data-dependent init to a fresh model."""
         self._world_size = self.trainer.world_size
         if self.init == "lsuv" and not self.trainer.ckpt_path:
-            scale_by_data_(self.model, cast(TensorDataModule, self.trainer.datamodule))  # type: ignore[attr-defined]
+            scale_by_data_(self.model, rows_for_init(self.trainer, self.spec))
 
     def on_train_start(self) -> None:
         """Shows callbacks the training loss that a resumed run recorded last; a schedule that is new to it goes on."""
@@ -257,8 +256,10 @@ class MLPModule(StraightModule):
     def _report(self, stage: str) -> None:
         scores = cast(Meter, self.meters[stage]).compute()
         values = {f"{stage}/{name}": torch.tensor(score, dtype=torch.float32) for name, score in scores.items()}
-        self.log_dict(values, logger=False, batch_size=1)  # for callbacks, in float32; loggers get true step numbers
-        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        # Callbacks and the caller see float32. In a fit, loggers get the values below, with the number of steps.
+        self.log_dict(values, logger=False if fitting else None, batch_size=1)
+        if fitting and not self.trainer.sanity_checking:
             self._unseen = values["val/loss"].item()
             self.record({name: value.item() for name, value in values.items()}, self.trainer.global_step)
 
@@ -280,12 +281,11 @@ class MLPModule(StraightModule):
             self._epoch = tuple(state.get("epoch", (-1, 0.0, 0)))  # checkpoints of an older version have none
 
 
-def scale_by_data_(mlp: MLP, data: TensorDataModule) -> None:
-    """Applies the data-dependent init `lsuv` to a network, by training rows taken from all over their file."""
-    part, weight = data.part("train"), mlp.head.weight
-    rows = slice(None, None, max(1, part.rows // LSUV_ROWS))  # a file may be sorted
-    categorical = None if part.categorical is None else part.categorical[rows].to(weight.device)
-    lsuv_(mlp, part.numeric[rows].to(weight), categorical)
+def scale_by_data_(mlp: MLP, batch: Batch) -> None:
+    """Applies the data-dependent init `lsuv` to a network."""
+    weight = mlp.head.weight
+    categorical = None if batch.categorical is None else batch.categorical.to(weight.device)
+    lsuv_(mlp, batch.numeric.to(weight), categorical)
 
 
 def _wide(logits: Tensor) -> Tensor:

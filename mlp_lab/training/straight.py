@@ -34,8 +34,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mlp_lab.data.loader import Batch
+from mlp_lab.data.loader import Batch, TensorLoader
 from mlp_lab.training.accumulation import window_weight
+from mlp_lab.training.batches import PairBatches
 from mlp_lab.training.burst import STEP_HOOKS, Burst, overrides
 from mlp_lab.training.heap import keep_freed_memory
 
@@ -373,3 +374,5 @@ def _transfers(trainer: L.Trainer, module: StraightModule) -> Iterator[Hook]:
     last = owner.get_instance("on_after_batch_transfer")
     if type(last).on_after_batch_transfer is not DataHooks.on_after_batch_transfer:
         yield partial(last.on_after_batch_transfer, dataloader_idx=0)
+    if isinstance(module, PairBatches) and not isinstance(trainer.train_dataloader, TensorLoader):
+        yield module.as_batch

@@ -33,6 +33,7 @@ def trainer(**settings: Any) -> Any:
         "val_check_interval": 1.0,
         "check_val_every_n_epoch": 1,
         "world_size": 1,
+        "precision": "32-true",
         "checkpoint_callbacks": [],
     }
     return SimpleNamespace(**usual | settings)

@@ -14,6 +14,7 @@ from mlp_lab.model.activations import ACTIVATIONS
 from mlp_lab.model.dropout import AlphaDropout
 from mlp_lab.model.initialization import INITS, lsuv_
 from mlp_lab.model.mlp import MLP, NORMS, Settings, resolve_widths
+from mlp_lab.population.stack import Population
 
 NUMPY = {
     "relu": lambda z: np.maximum(z, 0),
@@ -301,3 +302,11 @@ def test_list_of_widths_sets_the_depth():
     assert MLP(4, 3, width=[8, 6, 5]).widths == (8, 6, 5)
     assert MLP(4, 3, width=[]).depth == 0
     assert MLP(4, 3, width=8).depth == 2
+
+
+@pytest.mark.parametrize("network", [MLP(4, 2, depth=1, width=3), Population.stack([MLP(4, 2, depth=1, width=3)])])
+def test_one_row_without_a_batch_dimension_is_refused(network: torch.nn.Module) -> None:
+    line = r"numeric inputs have the shape \(4,\), without a batch dimension; .* row.unsqueeze\(0\)"
+    with pytest.raises(ValueError, match=line):
+        network(torch.zeros(4))
+    assert network(torch.zeros(1, 2, 2)).shape[-2:] == (1, 2)  # an image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from mlp_lab.population.module import PopulationModule
 from mlp_lab.population.stack import Population
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
+from mlp_lab.training.tracking import MetricsCSV
 from tests.population.fits import Prune, alone, digits, fit, trainer
 
 
@@ -22,8 +24,8 @@ def test_test_and_predict_report_spread_and_ensemble() -> None:
     fit(population)
     data = digits()
     one = trainer()
-    one.test(population, datamodule=data, verbose=False)
-    scores = {name: float(value) for name, value in one.callback_metrics.items()}
+    (scores,) = one.test(population, datamodule=data, verbose=False)
+    assert scores == {name: float(value) for name, value in one.callback_metrics.items()}
     each = []
     for network in population.networks():
         module = alone(0)
@@ -43,6 +45,20 @@ def test_test_and_predict_report_spread_and_ensemble() -> None:
     assert scores["test/ensemble_accuracy"] == pytest.approx(accuracy, rel=1e-6)
     logits = torch.cat(trainer().predict(population, datamodule=data))  # type: ignore[arg-type]
     torch.testing.assert_close(logits.softmax(1).double(), together, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluations_are_logged_once(tmp_path: Path) -> None:
+    logger = MetricsCSV(tmp_path / "metrics.csv")
+    population, data = PopulationModule([alone(number) for number in range(2)]), digits()
+    one = fit(population, data=data, logger=logger, log_every_n_steps=15)
+    assert [row["step"] for row in logger.read() if row["val/loss"]] == ["15", "30"]
+    rows = logger.rows
+    (validated,), (tested,) = (run(population, data, verbose=False) for run in (one.validate, one.test))
+    logged = [
+        {name: float(value) for name, value in row.items() if "/" in name and value} for row in logger.read()[rows:]
+    ]
+    assert logged == [validated, tested]
+    assert {"val/loss", "val/loss_sd", "test/ensemble_loss"} <= {*validated, *tested}
 
 
 class Cut(L.Callback):

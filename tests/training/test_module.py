@@ -165,6 +165,27 @@ def test_validation_is_plain_and_equals_scikit_learn(digits: TabularDataModule, 
         assert float(trainer.callback_metrics[name]) == logged
 
 
+def test_evaluations_return_and_log_their_scores_and_a_fit_logs_none_twice(
+    digits: TabularDataModule, tmp_path: Path
+) -> None:
+    module, path = build(digits, depth=1), tmp_path / "metrics.csv"
+    trainer = fit(module, digits, path, max_epochs=2, log_every_n_steps=STEPS, num_sanity_val_steps=1)
+    fitted = path.read_text()
+    rows = [row for row in csv.DictReader(fitted.splitlines()) if row["val/loss"]]
+    assert [int(row["step"]) for row in rows] == [STEPS, 2 * STEPS]
+    (validated,), (tested,) = (evaluate(module, digits, verbose=False) for evaluate in (trainer.validate, trainer.test))
+    assert validated == {name: float(rows[-1][name]) for name in ("val/loss", "val/accuracy", "val/f1")}
+    assert set(tested) == {"test/loss", "test/accuracy", "test/f1"}
+    logged = list(csv.DictReader(path.read_text().splitlines()))[len(fitted.splitlines()) - 1 :]
+    assert [{name: float(value) for name, value in row.items() if "/" in name and value} for row in logged] == [
+        validated,
+        tested,
+    ]
+    assert {row["step"] for row in logged} == {str(2 * STEPS)}
+    silent = L.Trainer(logger=False, **QUIET)
+    assert silent.test(module, digits, verbose=False) == [tested]
+
+
 def test_regression_is_reported_in_its_own_unit(tmp_path: Path) -> None:
     data = TabularDataModule(dataset="diabetes", batch_size=50, verbose=False, seed=0)
     module = build(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -91,7 +92,9 @@ def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
         return words
     checkpoint = run.best if run.best.exists() else run.last
     if not checkpoint.exists():
-        raise UserError(f"{flag}: {run.path} holds no checkpoint yet; go on with `fit --resume {run.path}`")
+        raise UserError(
+            f"{flag}: {run.path} holds no checkpoint yet; go on with `fit --resume {shlex.quote(str(run.path))}`"
+        )
     return [*words, "--ckpt_path", str(checkpoint)]
 
 

@@ -101,7 +101,7 @@ def nonfinite_training(evidence: Evidence) -> Verdict | None:
         evidence={"step": float(found.step)},
         message=f"{str(found)[:1].upper()}{str(found)[1:]}. The data of that step is finite, so training has made it: "
         "numbers have grown until they overflowed. Smaller steps prevent it, and clipping stops a single bad batch.",
-        fix=[*fixes.safe_rate(evidence.facts, begin), fixes.flag("trainer.gradient_clip_val", 1.0)],
+        fix=[*fixes.safe_rate(evidence.facts, begin), fixes.flag("trainer.gradient_clip_val", 1)],
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -64,7 +65,8 @@ class RunDirectory:
         run = cls(path.absolute())
         if run.config.exists() and task() == 0:  # of a job's tasks, the first one writes it
             raise UserError(
-                f"run.dir: {directory} already holds a run; name another, or go on with `fit --resume {directory}`"
+                f"run.dir: {directory} already holds a run; name another, or go on with "
+                f"`fit --resume {shlex.quote(str(directory))}`"
             )
         return run
 

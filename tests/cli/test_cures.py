@@ -7,6 +7,7 @@ import shlex
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlp_lab.diagnostics import fixes
+from mlp_lab.diagnostics.evidence import Facts
 from mlp_lab.flags import flag
 from tests.cli.conftest import Bench, write_config
 
@@ -208,3 +211,45 @@ def test_zip_file_with_folders_and_hidden_files_is_read_as_the_table(here: Path,
         archive.writestr("data/t.csv", table().to_csv(index=False))
     write_config(here / "config.yaml", table="t.csv.zip")
     assert bench("summary", "--config", "config.yaml").status == 0
+
+
+FACTS = Facts(
+    activation="sigmoid",
+    init="standard",
+    optimizer="sgd",
+    lr=0.0123456789,
+    momentum=0.9,
+    weight_decay=0.1 / 3,
+    planned_steps=700,
+    planned_epochs=7,
+    depth=8,
+    widths=(4,) * 8,
+    classes=2,
+    dropout=0.55,
+    data="TabularDataModule",
+    input_rms=40.0,
+)
+FIXES: dict[str, list[str]] = {
+    "safe_rate": fixes.safe_rate(FACTS, 7.0),
+    "initialisation": fixes.initialisation(replace(FACTS, activation="tanh")),
+    "input_scaling": fixes.input_scaling(FACTS, [1e-4, 1e-3]),
+    "class_balance": fixes.class_balance(FACTS, 1e-3),
+    "other_activation": fixes.signal_flow(FACTS, weights=False, activation=True),
+    "norm": fixes.signal_flow(replace(FACTS, init=fixes.best_init(FACTS)), weights=False, activation=False),
+    "residual": fixes.signal_flow(replace(FACTS, norm="layer"), weights=False, activation=False),
+    "revival": fixes.revival(FACTS),
+    "revival_of_a_bias": fixes.revival(replace(FACTS, bias=-1.0)),
+    "more_capacity": fixes.more_capacity(FACTS),
+    "regularisation": fixes.regularisation(FACTS),
+    "regularisation_of_adam": fixes.regularisation(replace(FACTS, optimizer="adam")),
+    "without": fixes.without(FACTS, ["dropout", "weight_decay", "mixup"]),
+}
+
+
+@pytest.mark.parametrize("name", FIXES)
+def test_flags_of_a_verdict_are_accepted_when_pasted(name: str, here: Path, bench: Bench) -> None:
+    table().to_csv(here / "t.csv", index=False)
+    config = write_config(here / "config.yaml", table="t.csv", model="{depth: 8, width: 4}")
+    assert FIXES[name]
+    answer = bench("summary", "--config", config, *shlex.split(" ".join(FIXES[name])))
+    assert answer.status == 0, answer.err

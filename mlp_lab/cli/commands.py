@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from mlp_lab.cli.bench import BenchCLI
+from mlp_lab.cli.parser import field_docstrings
 from mlp_lab.cli.runs import expand
 from mlp_lab.training.signals import TerminationSignals
 
@@ -33,9 +34,12 @@ def run(command: str, arguments: Sequence[str], signals: TerminationSignals) -> 
     if command == "summary":
         from mlp_lab.cli.summary import show_summary
 
-        show_summary(BenchCLI(invocation, run=False))
+        with field_docstrings(arguments):
+            cli = BenchCLI(invocation, run=False)
+        show_summary(cli)
     else:
-        BenchCLI(invocation, signals)
+        with field_docstrings(arguments):
+            BenchCLI(invocation, signals)
 
 
 def quieten() -> None:

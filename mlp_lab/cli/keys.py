@@ -13,9 +13,9 @@ class RunConfig:
     """Where a run is written."""
 
     name: str = "mlp"
-    """Name of the run: it is written to `runs/NAME/<time>-<4 hex>`."""
+    """Name of the run, of letters, digits, '-', '_', '+' and '.'; its directory is `runs/NAME/<time>-<4 hex>`."""
     dir: str | None = None
-    """The run's directory itself, instead."""
+    """Directory of the run, in place of the one that `run.name` gives; null uses the name."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
@@ -24,12 +24,12 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When the last state is saved within an epoch; it always is at an epoch's end."""
+    """How often the last state is saved within an epoch; it is always saved at the end of an epoch."""
 
     every_n_steps: int = 0
-    """Optimizer steps between saves; 0 turns it off."""
+    """Optimizer steps between two saves of `last.ckpt`, at least 0; 0 saves by time alone."""
     every_minutes: float = 5.0
-    """Minutes between saves; 0 turns it off."""
+    """Minutes between two saves of `last.ckpt`, at least 0; 0 saves by steps alone."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

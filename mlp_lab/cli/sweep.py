@@ -26,26 +26,28 @@ Search the keys of a config: ask Optuna for points, train them together, keep ev
 The same command goes on with a sweep that was interrupted; more --trials go on with a finished one.
 
 keys of the sweep (in its YAML, or as flags):
-  base FILE            the config that every trial starts from
-  trials N             trials to finish; what is cut off is asked again and does not count
-  minutes M            no batch begins later than this, instead or beside
-  backend NAME         population (trained together, the default), serial, or slurm:
-                       an array of jobs, each a worker on the same study
-  population N         trials asked and trained together (16)
-  memory GB            that they may take together, else they are trained in parts; by default
-                       0.8 of what is free
-  checkpoint_seconds S least time between checkpoints of trials that are trained together (30);
-                       what is cut off goes on from the last one; 0 writes none
-  seeds N              runs per trial, whose mean is its value (1)
-  seed N               seed of the sampler, and of the first run (0)
+  base FILE            config from which every trial starts
+  trials N             number of trials to finish, at least 1; one that is cut off does not count
+  minutes M            minutes after which no batch of trials begins, above 0; with or without
+                       `trials`
+  backend NAME         population (trials train together, the default), serial (one after another),
+                       or slurm (an array of jobs, each a worker on the same study)
+  population N         number of trials that train together, at least 1 (16)
+  memory GB            memory that they may take together, above 0; more are trained in parts; by
+                       default 0.8 of what is free
+  checkpoint_seconds S least seconds between two checkpoints of trials that train together, at
+                       least 0 (30); a trial that is cut off continues from the last one; 0 writes
+                       none
+  seeds N              runs per trial, at least 1 (1); the value of a trial is their mean
+  seed N               seed of the sampler and of the first run, at least 0 (0)
   space                config key -> range, in the YAML only:
                          {type: int, low: 1, high: 6, step: 1}    or log: true
                          {type: float, low: 1.0e-4, high: 1.0e-1, log: true}
                          {type: categorical, choices: [relu, tanh]}
                          each with `when: {model.depth: ">2"}`, or `per_layer: true`
   enqueue              points to try first, in the YAML only: [{model.depth: 2}]
-  diagnosis.prune      verdicts that end a trial: [nonfinite, dead_units]
-  study.name NAME      written to runs/sweeps/NAME
+  diagnosis.prune      list of the verdicts that end a trial, such as [nonfinite, dead_units]
+  study.name NAME      name of the study, whose directory is runs/sweeps/NAME
   study.metric KEY     val/loss, val/accuracy, ...; a list is a search for the Pareto front
   study.direction WAY  minimize or maximize (what is better for the metric)
   study.sampler NAME   tpe, gp, random, grid, qmc, cmaes, or the path of an Optuna class
@@ -53,15 +55,29 @@ keys of the sweep (in its YAML, or as flags):
                        both also {name: NAME, ARGUMENT: VALUE}
   study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
                        grpc://HOST:PORT (study.db); FILE may hold ~ and $VAR, and %3F for a ?
-  study.retries N      how often a trial that was cut off is asked again (2), not counting those
-                       times that it got to a new checkpoint
-  study.heartbeat S    seconds between a worker's signs of life (15)
-  cluster.KEY VALUE    jobs of the backend slurm: workers (1), at_once, gpus (0), cpus, memory (GB),
-                       minutes (240), partition, account, extra, setup, backend (population);
-                       executor slurm, or local: processes of this machine, which share its
-                       cores evenly where cpus is left out
-  wandb WHAT           none; a run per trial or per population on Weights & Biases; auto
-                       also {runs: WHAT, project: NAME, entity: TEAM}
+  study.retries N      how often a trial that was cut off is tried again, at least 0 (2); a try that
+                       reached a new checkpoint does not count
+  study.heartbeat S    seconds between two signs of life of a worker, at least 1 (15)
+  cluster.executor NAME  how the workers of the backend slurm run: slurm, or local (processes of
+                       this machine; workers, backend, minutes, gpus, cpus and setup apply)
+  cluster.workers N    number of jobs, at least 1 (1)
+  cluster.at_once N    number of jobs that run at the same time, at least 1; by default all
+  cluster.backend NAME how each worker trains: population (the default) or serial
+  cluster.minutes M    time limit of a job in minutes, at least 1 (240); a job that reaches it is
+                       queued again
+  cluster.gpus N       GPUs of a job, at least 0 (0)
+  cluster.cpus N       cores of a job, at least 1; by default workers of one machine share its cores
+                       evenly, unless OMP_NUM_THREADS is set
+  cluster.memory GB    memory of a job, above 0; by default that of the partition
+  cluster.partition NAME  partition to which jobs are submitted; by default that of Slurm
+  cluster.account NAME account to which jobs are charged; by default that of Slurm
+  cluster.extra        more options of `sbatch`, such as {qos: high}
+  cluster.setup        list of shell commands that run first in a job, such as [module load cuda]
+  wandb.runs WHAT      runs on Weights & Biases: none (the default), trial (one per trial),
+                       population (one per batch of trials), or auto (trial for at most 50 trials);
+                       short: wandb WHAT
+  wandb.project NAME   project on Weights & Biases (mlp_lab)
+  wandb.entity NAME    user or team on Weights & Biases; by default that of the login
 
 options:
   --storage URL        short for --study.storage

@@ -22,17 +22,17 @@ class Augmentation:
     """How far training images are distorted; the default is not at all."""
 
     rotation: float = 0.0
-    """Largest rotation either way, in degrees, 0 to 180."""
+    """Largest rotation either way, in degrees, from 0 to 180; 0 turns it off."""
     translation: float = 0.0
-    """Largest shift along each axis, in pixels, >= 0."""
+    """Largest shift along each axis, in pixels, at least 0; 0 turns it off."""
     scale: float = 0.0
-    """Largest relative change of size, 0 to below 1: 0.1 draws factors from 0.9 to 1.1."""
+    """Largest relative change of size, at least 0 and below 1: 0.1 draws factors from 0.9 to 1.1; 0 turns it off."""
     shear: float = 0.0
-    """Largest horizontal shear either way, in degrees, 0 to below 90."""
+    """Largest horizontal shear either way, in degrees, at least 0 and below 90; 0 turns it off."""
     elastic: float = 0.0
-    """Amplitude alpha of the elastic field, in pixels, >= 0; Simard et al. use 34."""
+    """Amplitude alpha of the elastic field, in pixels, at least 0; 0 turns it off, and Simard et al. (2003) use 34."""
     elastic_sigma: float = 4.0
-    """Width of the Gaussian that smooths the elastic field, in pixels, > 0."""
+    """Width of the Gaussian that smooths the elastic field, in pixels, above 0."""
 
     def __post_init__(self) -> None:
         limits = {"rotation": 180.0, "translation": math.inf, "scale": 1.0, "shear": 90.0, "elastic": math.inf}

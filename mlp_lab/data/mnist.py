@@ -48,21 +48,22 @@ class MNISTDataModule(TensorDataModule):
         """Takes the settings; files are read when the data is first needed.
 
         Args:
-            dataset: Which dataset.
+            dataset: Images: mnist, fashion, kmnist, qmnist, emnist-letters, emnist-balanced or emnist-digits.
             root: Folder that holds torchvision's layout, `<root>/MNIST/raw/train-images-idx3-ubyte` (or `.gz`); by
                 default `$MLP_LAB_DATA`, else `data`.
-            val_fraction: Share of the published training images kept for validation, 0 to below 1, stratified.
+            val_fraction: Share of the published training images that are kept for validation, at least 0 and below
+                1, stratified by class.
             train_rows: Train on so many of the training images alone, >= 1: a fixed, seeded draw, stratified, that
                 contains every smaller one. Validation and test images stay.
-            normalize: Subtract the mean and divide by the standard deviation of the training pixels; else pixels are
-                in [0, 1].
-            augment: How far training images are distorted, anew in each batch; not at all by default.
-            download: Download the files where they are absent.
+            normalize: Subtract the mean of the training pixels and divide by their standard deviation; false keeps
+                pixels between 0 and 1.
+            augment: How far training images are distorted, again in each batch; by default not at all.
+            download: Download the files if they are absent.
             verbose: Print what was read and how it is used.
-            batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
-            eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
-            seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
-            drop_last: Leave out the last training batch of an epoch where it is not full.
+            batch_size: Rows of a training batch over all processes, at least 1; more means all training rows.
+            eval_batch_size: Rows of a batch for validation, test and prediction over all processes, at least 1.
+            seed: Seed of split and shuffling, at least 0; by default the run's `seed_everything`, else 0.
+            drop_last: Leave out the last training batch of an epoch if it is not full.
             fitted: Checkpoint from which spec, split and scaling are taken instead of being fitted.
         """
         super().__init__(

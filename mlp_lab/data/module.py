@@ -80,10 +80,10 @@ class TensorDataModule(LightningDataModule):
         """Takes what all data modules have in common.
 
         Args:
-            batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
-            eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
-            seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
-            drop_last: Leave out the last training batch of an epoch where it is not full.
+            batch_size: Rows of a training batch over all processes, at least 1; more means all training rows.
+            eval_batch_size: Rows of a batch for validation, test and prediction over all processes, at least 1.
+            seed: Seed of split and shuffling, at least 0; by default the run's `seed_everything`, else 0.
+            drop_last: Leave out the last training batch of an epoch if it is not full.
             fitted: Checkpoint from which spec, split and preprocessing are taken instead of being fitted.
         """
         super().__init__()

@@ -55,30 +55,31 @@ class TabularDataModule(TensorDataModule):
         path: Table file: .csv, .tsv or .txt (also .gz, .bz2, .xz, .zip) or .parquet.
         dataset: Instead of a path, a table with a name: digits (the default), iris, wine, breast_cancer, diabetes,
             or adult, california, telco, letter (`<root>/tabular/NAME.csv`, downloaded from OpenML where absent).
-        target: Column to predict, or several; a named table knows its own.
-        task: regression, binary, multiclass, multilabel, or auto to infer it from the target.
-        drop: Column to leave out, or several.
-        numeric: Columns that are numbers, whatever they look like.
-        categorical: Columns that are categories, whatever they look like; also a target whose classes are names.
-        missing_values: Cells that mean 'missing' (empty and blank ones always do); by default ?, NA, NaN, null ...
+        target: Column to predict, or a list of several; null is the target of a named table.
+        task: What is predicted: regression, binary, multiclass, multilabel, or auto to infer it from the target.
+        drop: Name of a column to leave out, or a list of several.
+        numeric: Columns to read as numbers; by default this is inferred from the cells.
+        categorical: Columns to read as categories, or a target whose classes are names; by default this is inferred
+            from the cells.
+        missing_values: Texts that mean 'missing', besides empty and blank cells; by default ?, NA, NaN, null ...
         decimal: Decimal character of numbers in text, `.` or `,`; by default what most cells of a column show.
         thousands: Character that groups digits (`,`, `.`, `'`, a space, or empty for none); by default found too.
         date_format: Format of dates in text, as in `strptime` (%d.%m.%Y), or ISO8601; by default found too.
         drop_missing_target: Leave out rows without a target instead of refusing them.
         split: Shares of training, validation and test rows, which sum to 1; by default 0.8, 0.1, 0.1. Where a file
             holds the test rows, the table is divided in the proportion of the first two.
-        train_rows: Train on so many of the training rows alone, >= 1: a fixed, seeded draw, stratified by class, that
+        train_rows: Number of training rows to use, at least 1: a fixed, seeded draw, stratified by class, that
             contains every smaller one. Validation and test rows stay.
         split_column: Column that says train, val or test of each row, instead of shares.
         test_path: File with the test rows; `adult` has its own.
-        scaling: Of numeric columns: standard, robust, smooth, quantile, minmax or none.
-        bins: Bins per numeric column for piecewise-linear embeddings, >= 1; none by default.
+        scaling: Scaling of numeric columns: standard, robust, smooth, quantile, minmax or none.
+        bins: Bins per numeric column for model.encoder.numeric: piecewise_linear, at least 1; null makes none.
         root: Folder of data files; by default $MLP_LAB_DATA, else data.
-        verbose: Print what was read and how it is used.
-        batch_size: Rows of a training batch over all processes, >= 1; all training rows where there are no more.
-        eval_batch_size: Rows of a batch for validation, test and prediction over all processes, >= 1.
-        seed: Seed of split and shuffling, >= 0; by default the run's `seed_everything`, else 0.
-        drop_last: Leave out the last training batch of an epoch where it is not full.
+        verbose: Print what was read and how it is used, column by column.
+        batch_size: Rows of a training batch over all processes, at least 1; more means all training rows.
+        eval_batch_size: Rows of a batch for validation, test and prediction over all processes, at least 1.
+        seed: Seed of split and shuffling, at least 0; by default the run's `seed_everything`, else 0.
+        drop_last: Leave out the last training batch of an epoch if it is not full.
         fitted: Checkpoint from which spec, split and preprocessing are taken instead of being fitted.
     """
 

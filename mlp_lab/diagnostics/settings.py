@@ -29,13 +29,13 @@ class DiagnosticsConfig:
     """What the diagnostics measure, and when."""
 
     every_n_steps: int = 100
-    """Optimizer steps between measurements, at least 1; the first step is measured too, and the updates of the first
-    ten."""
+    """Optimizer steps between two measurements, at least 1. The first step, and the updates of the first ten steps, are
+    always measured."""
     groups: list[str] = field(default_factory=lambda: list(DEFAULT_GROUPS))
-    """What is measured: gradients, updates, signal, units, init, and on request noise, curvature, histograms; [] turns
-    all of it off."""
+    """List of what is measured: gradients, updates, signal, units, init, and, on request, noise, curvature and
+    histograms (Weights & Biases). [] measures nothing."""
     probe: str = "val"
-    """The pass over which units are judged: val (the validation rows) or train (a training epoch)."""
+    """Rows over which hidden units are judged: val (each validation pass) or train (each training epoch)."""
 
     def __post_init__(self) -> None:
         every = self.every_n_steps

@@ -25,19 +25,21 @@ class EncoderConfig:
     """How the columns of a table enter the network (`model.encoder`)."""
 
     numeric: str = "none"
-    """A name of `NUMERIC_ENCODERS`: none, periodic, plr (periodic, linear, relu) or piecewise_linear."""
+    """Encoding of the numeric columns: none, periodic, plr (periodic, linear, relu) or piecewise_linear."""
     categorical: str = "auto"
-    """onehot, embedding, or auto: one-hot up to `onehot_up_to` codes, an embedding above."""
+    """Encoding of the categorical columns: onehot, embedding, or auto (one-hot up to `onehot_up_to` codes, an embedding
+    above)."""
     frequencies: int = 48
-    """Frequencies per numeric column, for periodic and plr; at least 1."""
+    """Number of frequencies per numeric column, for periodic and plr, at least 1."""
     frequency_scale: float = 0.3
-    """Standard deviation of the initial frequencies, above 0; the paper tunes it from 0.01 to 100."""
+    """Standard deviation of the initial frequencies, for periodic and plr, above 0; Gorishniy et al. (2022) try 0.01 to
+    100."""
     numeric_width: int = 24
-    """Width of a numeric column's embedding, for plr; at least 1."""
+    """Numbers that a numeric column becomes, for plr, at least 1."""
     onehot_up_to: int = 16
-    """Largest cardinality that auto encodes as one-hot; at least 0."""
+    """Largest number of codes of a column that auto encodes as one-hot, at least 0."""
     categorical_width: int = 16
-    """Width of a categorical column's embedding; at least 1."""
+    """Numbers that a code becomes, for embedding, at least 1."""
 
     def __post_init__(self) -> None:
         if self.numeric not in NUMERIC_ENCODERS:

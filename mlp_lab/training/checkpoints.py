@@ -282,9 +282,10 @@ class EarlyStop(EarlyStopping):
     """Stops when `monitor` has not improved for `patience` validation passes.
 
     Args:
-        monitor: The metric; `direction` says which way it improves.
-        patience: Passes without improvement before stopping; 0 never stops early.
-        min_delta: The least decrease that counts as an improvement, in the metric's unit.
+        monitor: Metric that also chooses the best checkpoint: val/loss, or a metric of the task, such as val/accuracy,
+            val/auroc or val/rmse. Whether lower or higher is better is known.
+        patience: Validation passes without an improvement after which training stops, at least 0; 0 never stops early.
+        min_delta: Smallest change that counts as an improvement, in the unit of the metric, at least 0.
 
     Raises:
         UserError: `patience` or `min_delta` is negative.

@@ -46,23 +46,34 @@ class MLPModule(PairBatches, StraightModule):
 
     Args:
         spec: What the model must know of the data, as `DataSpec.to_dict()` gives it.
-        depth: Number of hidden layers; 0 is linear or logistic regression.
-        width: Units per hidden layer: one number, or a list of `depth` numbers.
-        activation: A key of `mlp_lab.model.activations.ACTIVATIONS`.
-        init: A key of `mlp_lab.model.initialization.INITS`.
-        bias: Initial bias of every hidden unit; None keeps what `init` sets, mostly 0.
-        norm: Normalisation of the pre-activations: none, batch, layer or rms.
-        dropout: Probability of dropping a hidden unit, in [0, 1).
-        input_dropout: Probability of dropping an input, in [0, 1).
-        residual: Add a block's input to its output wherever their widths match.
-        encoder: How numeric and categorical inputs are embedded.
-        loss: A key of `mlp_lab.model.losses.LOSSES`, or auto for the task's proper one.
-        label_smoothing: Probability mass moved to the uniform distribution (Szegedy et al. 2016), in [0, 1).
-        class_weights: none, balanced (inverse frequency in the training rows), or a list with one weight per class.
-        pos_weight: Weight of the positive class in a binary or multilabel loss; 1 weighs both alike.
-        mixup: α of the Beta(α, α) that mixes pairs of rows (Zhang et al. 2018); 0 turns it off.
-        max_norm: Upper bound of the norm of each hidden unit's incoming weights (Srivastava et al. 2014); 0: none.
-        optimizer: The optimizer and its learning rate.
+        depth: Number of hidden layers, at least 0; 0 is linear or logistic regression. null is the length of the list
+            in `width`, or 2 if `width` is one number.
+        width: Units of each hidden layer, at least 1: one number for all layers, or a list with a number per layer. A
+            list sets the depth.
+        activation: Activation function of the hidden layers: identity, relu, leaky_relu, prelu, elu, selu, gelu, silu,
+            mish, softplus, tanh, sigmoid, hardtanh, sine, or the dotted path of an elementwise function, such as
+            my_module.squareplus.
+        init: Initial weights: pytorch, xavier (or glorot), he (or kaiming), lecun, orthogonal, critical (the edge of
+            chaos of the activation), zero_head (he, with an output layer of zeros), or lsuv (scaled on training rows).
+        bias: Initial value of the biases of the hidden layers; null keeps what `init` sets, mostly 0.
+        linear_bias: Give the hidden linear layers a bias. The output layer always has one.
+        norm: Normalization between a linear layer and its activation: none, batch, layer or rms.
+        dropout: Probability that a hidden unit is dropped, at least 0 and below 1.
+        input_dropout: Probability that an input is dropped, at least 0 and below 1.
+        residual: Add the input of a hidden layer to its output, if both have the same width.
+        encoder: How the columns of a table enter the network.
+        loss: Training loss: mse, mae or huber (regression), bce (binary, multilabel), cross_entropy (multiclass), brier
+            (classes), or auto for mse, bce or cross_entropy by task.
+        label_smoothing: Share of each target that is spread evenly over all classes, at least 0 and below 1 (Szegedy et
+            al. 2016); for bce and cross_entropy.
+        class_weights: Weights of the classes in the training loss: none, balanced (by inverse frequency in the training
+            rows), or a list with one number per class.
+        pos_weight: Weight of the positive class in bce, above 0; 1 weighs both classes equally.
+        mixup: Parameter α of the distribution Beta(α, α) by which pairs of rows are mixed (Zhang et al. 2018), at least
+            0; 0 turns mixup off.
+        max_norm: Largest norm of the incoming weights of each hidden unit (Srivastava et al. 2014), at least 0; 0 sets
+            no limit.
+        optimizer: How the weights follow the gradient.
         schedule: How the learning rate changes over the run.
 
     Raises:

@@ -25,25 +25,28 @@ class OptimizerConfig:
     """How the weights follow the gradient. A setting that the named optimizer does not use is refused."""
 
     name: str = "adam"
-    """sgd, adam, adamw, rmsprop, or muon (hidden weight matrices by Muon, all other parameters by AdamW)."""
+    """Optimizer: sgd, adam, adamw, rmsprop, or muon (Muon for the hidden weight matrices, AdamW for all other
+    parameters)."""
     lr: float = 1e-3
-    """Learning rate, > 0; the schedule multiplies it."""
+    """Learning rate, above 0; the schedule multiplies it."""
     weight_decay: float = 0.0
-    """Decay of the weights, >= 0: added to the gradient as weight_decay · w by sgd, adam and rmsprop (an L2 penalty);
-    decoupled, w shrinks by lr · weight_decay · w per step, in adamw and muon (Loshchilov & Hutter 2019)."""
+    """Decay of the weights, at least 0. sgd, adam and rmsprop add weight_decay · w to the gradient (an L2 penalty);
+    in adamw and muon each step takes lr · weight_decay · w from w (decoupled: Loshchilov & Hutter 2019)."""
     decay_bias_and_norm: bool = False
-    """Whether the decay also takes biases, norm scales and learnable activation slopes; by default, only matrices."""
+    """Decay biases, norm scales and learned activation slopes too; false decays matrices alone."""
     momentum: float | None = None
-    """In [0, 1), for sgd and rmsprop (v <- momentum v + gradient) and muon (a running mean); null is the optimizer's
-    own default: 0 for sgd and rmsprop, 0.95 for muon."""
+    """Momentum of sgd, rmsprop (v <- momentum v + gradient) and muon (a running mean), at least 0 and below 1; null is
+    the optimizer's own default: 0 for sgd and rmsprop, 0.95 for muon."""
     nesterov: bool | None = None
-    """Look ahead along the momentum, for sgd and muon; null is the optimizer's own: no for sgd, yes for muon."""
+    """Nesterov's look-ahead along the momentum, for sgd and muon; null is false for sgd and true for muon."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the gradient's running mean and mean square, each in [0, 1): adam, adamw, muon's AdamW part."""
+    """Decay rates of the running means of the gradient and of its square, for adam, adamw and the AdamW part of muon;
+    two numbers, each at least 0 and below 1."""
     alpha: float = 0.99
-    """Decay rate of rmsprop's running mean square of the gradient, in [0, 1)."""
+    """Decay rate of the running mean of the squared gradient, for rmsprop, at least 0 and below 1."""
     eps: float = 1e-8
-    """Added to the denominator, > 0: adam, adamw, rmsprop, muon's AdamW part."""
+    """Number that is added to the denominator, above 0, for adam, adamw, rmsprop and the AdamW part of muon. Weights in
+    float16 (trainer.precision: 16-true) need about 1e-4."""
 
     def __post_init__(self) -> None:
         optimizer_rule(self.name)

@@ -26,22 +26,23 @@ class ScheduleConfig:
     """How the learning rate changes over the run. A setting that the named schedule does not use is refused."""
 
     name: str = "constant"
-    """constant, cosine, onecycle, step, coslog4, or plateau."""
+    """Schedule of the learning rate: constant, cosine, onecycle, step, coslog4 or plateau."""
     warmup: float = 0.0
-    """Linear rise from 0 to the full learning rate before the schedule begins: below 1 a fraction of the run, from 1 on
-    a number of steps. For constant, cosine and step; onecycle and coslog4 rise by themselves."""
+    """Length of the linear rise from 0 to the full learning rate, at least 0: below 1 a fraction of the run, from 1 on
+    a number of optimizer steps. For constant, cosine and step."""
     start_factor: float = 0.04
-    """onecycle's factor at the first step, in [0, 1]."""
+    """Factor on the learning rate at the first step, from 0 to 1, for onecycle."""
     peak: float = 0.3
-    """Fraction of the run at which onecycle reaches the full learning rate, in (0, 1)."""
+    """Fraction of the run at which the full learning rate is reached, above 0 and below 1, for onecycle."""
     final_factor: float = 0.0
-    """Factor that cosine and onecycle reach at the end of the run, in [0, 1]."""
+    """Factor on the learning rate at the end of the run, from 0 to 1, for cosine and onecycle."""
     milestones: tuple[float, ...] = (0.5, 0.75)
-    """Increasing fractions of the run, in (0, 1), at which step multiplies the learning rate by gamma."""
+    """Fractions of the run at which the learning rate is multiplied by gamma, increasing, each above 0 and below 1, for
+    step."""
     gamma: float = 0.1
-    """What step and plateau multiply the learning rate by, in (0, 1)."""
+    """Number by which step and plateau multiply the learning rate, above 0 and below 1."""
     patience: int = 10
-    """Epochs without a better val/loss that plateau tolerates before it multiplies by gamma, >= 0."""
+    """Epochs without a lower val/loss before the learning rate is multiplied by gamma, at least 0, for plateau."""
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from mlp_lab.cli.sweep import HELP, read_sweep
-from mlp_lab.sweep.settings import StudySettings, SweepSettings
+from mlp_lab.sweep.settings import ClusterSettings, DiagnosisSettings, StudySettings, SweepSettings, WandbSettings
 from tests.cli.conftest import Bench, write_config, write_table
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,9 @@ def test_help_needs_no_torch_and_names_every_key() -> None:
         assert f"\n  {one.name}" in HELP
     for one in fields(StudySettings):
         assert f"\n  study.{one.name} " in HELP
+    for name, kind in {"cluster": ClusterSettings, "wandb": WandbSettings, "diagnosis": DiagnosisSettings}.items():
+        for one in fields(kind):
+            assert re.search(rf"^  {name}\.{one.name} .*\w{{4}}", HELP, re.MULTILINE), one.name
     assert max(map(len, HELP.splitlines())) <= 100
 
 

@@ -100,10 +100,7 @@ class BenchCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: BenchParser) -> None:  # type: ignore[override]
         """Adds the bench's own keys."""
         parser.add_argument(
-            "--replicates",
-            type=PositiveInt,
-            default=1,
-            help="Number of networks with successive seeds that train together, at least 1.",
+            "--replicates", type=PositiveInt, default=1, help="Networks of successive seeds that train together, >= 1."
         )
         parser.add_argument("--run", type=RunConfig, default=RunConfig())
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())

@@ -25,6 +25,7 @@ from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.replicates import replicated
+from mlp_lab.cli.resolved_config import plain_config
 from mlp_lab.cli.results import note_read, record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.resume import check_changes, nothing_left
 from mlp_lab.cli.rollback import Rollback
@@ -37,12 +38,14 @@ from mlp_lab.diagnostics.callback import Diagnostics
 from mlp_lab.diagnostics.settings import DiagnosticsConfig
 from mlp_lab.errors import INTERRUPTED, NonFiniteError, Terminated, UserError
 from mlp_lab.model.mlp import resolve_widths
+from mlp_lab.paths import expand_path
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.random_state import RandomState
+from mlp_lab.training.rate_finder import recorded
 from mlp_lab.training.record import RunRecord
 from mlp_lab.training.signals import TerminationSignals
 from mlp_lab.training.slurm import check_tasks, environment, job_id, requeue
@@ -119,14 +122,17 @@ class BenchCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _set_seed(self) -> None:
-        """Resolves the depth, refuses what would only fail once the data is read, and then sets the seed."""
-        model = self._get_config().model
+        """Resolves depth and checkpoint, refuses what would only fail once the data is read, and then sets the seed."""
+        config = self._get_config()
+        if config.get("ckpt_path"):
+            config.ckpt_path = str(expand_path("ckpt_path", config.ckpt_path))
+        model = config.model
         if model.depth is None:
             model.depth = len(resolve_widths(None, model.width))
         if self.invocation.run is not None and self.invocation.resumed:
             run = self.invocation.run
             check_changes(run, yaml.safe_load(run.effective.read_text("utf-8")), self._plain_config())
-        check_config(self.invocation.arguments[0], self._get_config())
+        check_config(self.invocation.arguments[0], config)
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
@@ -150,6 +156,7 @@ class BenchCLI(LightningCLI):
         if self.replicates > 1 and self.subcommand:
             data, stop = cast(TensorDataModule, self.datamodule), self._get(self.config_init, "early_stopping")
             self.model = replicated(self._get_config(), data, stop, settings)
+        settings["callbacks"] = [recorded(one) for one in _listed(settings["callbacks"])]
         callbacks: list[L.Callback] = []
         if self.subcommand == "fit" and not settings["fast_dev_run"]:
             callbacks = self._open_run(settings)
@@ -226,12 +233,12 @@ class BenchCLI(LightningCLI):
         for key in PATH_KEYS:
             value = getattr(self.datamodule, key, None) or arguments.get(key)
             if key in arguments and value:
-                arguments[key] = str(Path(value).expanduser().absolute())
+                arguments[key] = str(expand_path(f"data.{key}", value).absolute())
         return config
 
     def _plain_config(self) -> dict[str, Any]:
-        text = self._parser(self.subcommand).dump(self._get_config(), skip_unset=False, format="yaml")
-        return {key: value for key, value in yaml.safe_load(text).items() if key not in NOT_IN_CONFIG}
+        config = plain_config(self._parser(self.subcommand), self._get_config())
+        return {key: value for key, value in config.items() if key not in NOT_IN_CONFIG}
 
     def _shown_directory(self) -> str:
         assert self.directory is not None

@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import BatchSizeFinder
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -120,6 +122,26 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, BestCheckpoint):
             check_monitor(callback.monitor, data, trainer.limit_val_batches)
+    _check_extensions(trainer, data)
+
+
+def _check_extensions(trainer: L.Trainer, data: TensorDataModule) -> None:
+    """Refuses what Lightning offers and a recorded run cannot use, and a metric that no run logs."""
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UserError(
+            "trainer.strategy: it trains in processes that leave their record behind when they end; "
+            "use ddp, which starts the command once for each device"
+        )
+    accepted = [f"val/{name}" for name in ("loss", *SCORES[data.spec.task])]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None)
+        if isinstance(callback, BatchSizeFinder):
+            raise UserError(
+                f"trainer.callbacks: {name} takes the largest batch that fits into memory, and config.yaml could not "
+                "repeat the run; set data.batch_size"
+            )
+        if isinstance(monitor, str) and monitor.startswith("val/") and monitor not in accepted:
+            raise unknown(f"trainer.callbacks.monitor ({name})", monitor, accepted)
 
 
 def _check_interval(trainer: L.Trainer, batches: int) -> None:

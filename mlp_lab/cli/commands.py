@@ -17,6 +17,9 @@ FOREIGN_WARNINGS = (
     r".*LeafSpec.*is deprecated.*",  # Lightning 2.6 on torch 2.15
     r".*is smaller than the logging interval.*",  # an epoch's last step is always logged
     r".*callbacks used to create the checkpoint need to be provided.*",  # `test` needs no early stopping
+    r"You're using the WeightAveraging callback, but loading",  # the averaged weights are those to measure
+    r"The dirpath has changed from",  # of a ModelCheckpoint, which saves nothing outside of training
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run's ModelCheckpoint goes on in its folder
     r".*use `self\.log\(.*sync_dist=True.*",  # the values are those of all processes already
     r".*A network error occurred while downloading.*",  # scikit-learn tries again; the error that follows says it all
 )
@@ -46,5 +49,6 @@ def quieten() -> None:
     """Keeps Lightning's own chatter out of the output; the bench says what matters itself."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # the report that a profiler was asked for
     for message in FOREIGN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

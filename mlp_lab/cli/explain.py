@@ -89,6 +89,8 @@ def _option(key: str, messages: Sequence[str]) -> str:
     if not path or not match:
         return ""
     group = match.groupdict().get("group")
+    if group is None and match["option"] in _parameters(path):  # the class has it: its value is what does not fit
+        return ""
     name = f"{key}.{group}.{match['option']}" if group else f"{key}.{match['option']}"
     accepted = [f"{key}.{parameter}" for parameter in _parameters(path)]
     guess = _closest(name, accepted)

@@ -3,31 +3,93 @@
 from __future__ import annotations
 
 import re
+from traceback import walk_tb
 
 from mlp_lab.errors import UserError
+
+# Packages of Lightning whose classes a config names, and the key that names them.
+EXTENSIONS = {
+    "callbacks": "trainer.callbacks",
+    "loggers": "trainer.logger",
+    "profilers": "trainer.profiler",
+    "strategies": "trainer.strategy",
+    "plugins": "trainer.plugins",
+}
+OBSERVERS = ("lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.")
 
 
 def one_line(error: BaseException) -> str | None:
     """Returns the line for an exception that means 'your input', or None for a defect of the program.
 
-    Files that are missing or unreadable, weights of another architecture, too little memory, and settings that
-    Lightning refuses are the user's; anything else keeps its traceback.
+    Files that are missing or unreadable, weights of another architecture, too little memory, packages that are not
+    installed, settings that Lightning refuses, and callbacks, loggers and profilers of Lightning that fail are the
+    user's; anything else keeps its traceback, and so does a failure of the user's own class.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     text = " ".join(str(error).split())
-    if "any of the Union subtypes" in text and isinstance(error.__cause__ or error.__context__, UserError):
-        return str(error.__cause__ or error.__context__)  # jsonargparse tries a class among other types
+    if isinstance(error, ValueError) and isinstance(root := _root(error), UserError):
+        return str(root)
+    if isinstance(error, ValueError) and (built := re.search(r"class_path[ =]'([\w.]+)'", text)):
+        return _not_built(built[1], _root(error))
     if isinstance(error, RuntimeError) and "loading state_dict" in text:
         return _architecture(text)
     if isinstance(error, MisconfigurationException):
         return f"trainer: {_first_sentence(text)}"
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mlp_lab"):
+        return f"trainer: {_missing_package(text)}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
         return f"out of memory: {_first_sentence(text)}; lower data.batch_size, data.eval_batch_size or model.width"
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or text}{place}"
+    if (failed := _failed_observer(error)) is not None:
+        return f"{_extension_key(failed.__module__)}: {failed.__name__}: {text or type(error).__name__}"
     return None
+
+
+def _root(error: BaseException) -> BaseException:
+    """Returns the exception that all others followed from; jsonargparse tries a class among other types of a key."""
+    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, UserError):
+        error = cause
+    return error
+
+
+def _not_built(path: str, reason: BaseException) -> str:
+    """Says why a class of the config cannot be built."""
+    text = " ".join(str(reason).split())
+    why = _missing_package(text) if isinstance(reason, ModuleNotFoundError) else text
+    return f"{_extension_key(path)}: {path.rpartition('.')[2]}: {why}"
+
+
+def _missing_package(text: str) -> str:
+    """Names the package that an import did not find, and how to install it."""
+    requirement = re.findall(r"pip install -U '([^']+)'", text) or re.findall(r"No module named '(\w+)", text)
+    if not requirement:
+        return text
+    name = re.split(r"[<>=!~ ]", requirement[-1])[0]
+    return f"the package {name} is not installed; install it with: pip install '{requirement[-1]}'"
+
+
+def _failed_observer(error: BaseException) -> type | None:
+    """Returns the callback, logger or profiler of Lightning whose code raised; None where it is this program's code."""
+    found = None
+    for frame, _ in walk_tb(error.__traceback__):
+        owner = type(frame.f_locals.get("self"))
+        if frame.f_globals.get("__name__", "").startswith("mlp_lab."):
+            found = None
+        elif owner.__module__.startswith(OBSERVERS):
+            found = owner
+    return found
+
+
+def _extension_key(path: str) -> str:
+    """Returns the key that names a class.
+
+    >>> _extension_key("lightning.pytorch.loggers.MLFlowLogger")
+    'trainer.logger'
+    """
+    return next((EXTENSIONS[part] for part in path.split(".") if part in EXTENSIONS), "trainer")
 
 
 def _architecture(text: str) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +15,7 @@ from mlp_lab.data.description import Description, print_columns, print_descripti
 from mlp_lab.data.image_sources import SOURCES, Images, read_images
 from mlp_lab.data.loader import Batch
 from mlp_lab.data.module import Loaded, Part, TensorDataModule, check_train_rows
+from mlp_lab.data.sources import data_root
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import PARTS, TEST, TRAIN, UNUSED, split_rows, training_subset
 from mlp_lab.errors import UserError, unknown
@@ -75,7 +74,7 @@ class MNISTDataModule(TensorDataModule):
             raise UserError(f"data.val_fraction: {val_fraction} is outside 0 to below 1")
         check_train_rows(train_rows)
         self.dataset = dataset
-        self.root = Path(root or os.environ.get("MLP_LAB_DATA") or "data")
+        self.root = data_root(root)
         self.val_fraction = val_fraction
         self.train_rows = train_rows
         self.normalize = normalize

@@ -20,6 +20,7 @@ from mlp_lab.data.loader import Batch, TensorLoader
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import split_hash
 from mlp_lab.errors import UserError
+from mlp_lab.paths import expand_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +298,7 @@ def read_fitted(path: str, *, kind: str) -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, is no checkpoint, or holds the state of another data module.
     """
+    path = str(expand_path("data.fitted", path))
     if not Path(path).is_file():
         raise UserError(
             f"data.fitted: {path!r} does not exist; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt"

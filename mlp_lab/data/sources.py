@@ -18,6 +18,7 @@ from mlp_lab.data.origins import Origin, table_of
 from mlp_lab.data.spec import TaskName
 from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, plain_columns, read_table
 from mlp_lab.errors import UserError, unknown
+from mlp_lab.paths import expand_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ def named_table(name: str) -> NamedTable:
 
 def data_root(root: str | None) -> Path:
     """Returns the folder of data files: the argument, else $MLP_LAB_DATA, else ./data."""
-    return Path(root or os.environ.get("MLP_LAB_DATA") or "data").expanduser()
+    return expand_path("data.root" if root else "MLP_LAB_DATA", root or os.environ.get("MLP_LAB_DATA") or "data")
 
 
 def bundled_table(name: str) -> tuple[pd.DataFrame, str]:

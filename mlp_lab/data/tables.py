@@ -29,6 +29,7 @@ from mlp_lab.data.origins import Origin, table_of
 from mlp_lab.data.text_files import COMPRESSIONS, TEXT_SUFFIXES, UNNAMED, open_text, read_header, refuse_short_rows
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.flags import flag
+from mlp_lab.paths import expand_path
 
 MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "<NA>")
 """Cells that mean 'missing', besides the empty and the blank ones, which always do."""
@@ -69,7 +70,7 @@ def read_table(
         UserError: The file is missing, empty, unreadable or of an unknown type; a row has too many or too few cells;
             two columns share a name.
     """
-    file = _existing_file(Path(path), key)
+    file = _existing_file(expand_path(key, path), key)
     with _one_line_errors(file, key):
         if file.suffix.lower() in PARQUET_SUFFIXES:
             frame = _read_parquet(file, key)
@@ -112,13 +113,12 @@ def plain_columns(
 
 def file_fingerprint(path: str | Path) -> str:
     """Returns the first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
-    with Path(path).expanduser().open("rb") as stream:
+    with expand_path("data.path", path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _existing_file(path: Path, key: str) -> Path:
-    """Returns the path if it is a file of a known type, with `~` expanded."""
-    path = path.expanduser()
+    """Returns the path if it is a file of a known type."""
     if path.is_dir():
         raise UserError(f"{key}: {path} is a directory; give one table file ({_accepted()})")
     if not path.is_file():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -220,6 +220,11 @@ class MLPModule(PairBatches, StraightModule):
         """Sends values to every logger under the current epoch and a number of optimizer steps."""
         for logger in self.trainer.loggers:
             logger.log_metrics({"epoch": self.trainer.current_epoch, **values}, step=step)
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Changes the configured learning rate, which a checkpoint records; the next optimizer is built with it."""
+        self.optimizer_config = replace(self.optimizer_config, lr=lr)
+        self.hparams["optimizer"] = asdict(self.optimizer_config)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the optimizer and, unless the rate is constant, its schedule."""

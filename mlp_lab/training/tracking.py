@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
+from mlp_lab.paths import expand_path
 from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
@@ -61,7 +62,9 @@ class RunDirectory:
         if inherited and "LOCAL_RANK" in os.environ:  # a process that rank 0 launched
             return cls(Path(inherited))
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path(directory) if directory else Path("runs") / name / f"{stamp}-{secrets.token_hex(2)}"
+        path = (
+            expand_path("run.dir", directory) if directory else Path("runs") / name / f"{stamp}-{secrets.token_hex(2)}"
+        )
         run = cls(path.absolute())
         if run.config.exists() and task() == 0:  # of a job's tasks, the first one writes it
             raise UserError(
@@ -104,7 +107,7 @@ class RunDirectory:
         Raises:
             UserError: There is no run; `key` is the flag that named it.
         """
-        run = cls(Path(directory).resolve())
+        run = cls(expand_path(key, directory).resolve())
         if not run.path.is_dir():
             raise UserError(f"{key}: there is no directory {directory}; give a directory that `fit` wrote")
         if not run.config.is_file():

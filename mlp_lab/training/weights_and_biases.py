@@ -173,8 +173,9 @@ def open_run(key: str, *, silent: bool = False, **settings: Any) -> Run:
 
     Path(settings.get("dir") or ".").mkdir(parents=True, exist_ok=True)
     try:
+        offline = is_offline()  # the first that reads W&B's variables
         quiet = wandb.Settings(quiet=True, silent=silent, console="off")  # of its output, the run's address is enough
-        return wandb.init(**settings, resume=None if is_offline() else "allow", settings=quiet)
+        return wandb.init(**settings, resume=None if offline else "allow", settings=quiet)
     except wandb.errors.Error as error:
         raise UserError(
             f"{key}: W&B did not start ({error}); log in with `wandb login`, or set WANDB_MODE=offline"
@@ -182,7 +183,17 @@ def open_run(key: str, *, silent: bool = False, **settings: Any) -> Run:
 
 
 def is_offline() -> bool:
-    """Says whether W&B writes files only."""
-    import wandb
+    """Says whether W&B writes files only.
 
-    return wandb.setup().settings.mode in ("offline", "dryrun")
+    Raises:
+        UserError: A variable such as WANDB_MODE has a value that W&B does not take.
+    """
+    import wandb
+    from pydantic import ValidationError
+
+    try:
+        return wandb.setup().settings.mode in ("offline", "dryrun")
+    except ValidationError as error:  # of a variable or of W&B's own settings file
+        first = error.errors()[0]
+        name = f"WANDB_{'_'.join(map(str, first['loc'])).upper()}"
+        raise UserError(f"{name}: {first['input']!r} is not accepted; {first['msg'].lower()}") from error

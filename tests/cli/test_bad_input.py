@@ -120,7 +120,25 @@ MISTAKES = {
     f"{FIT} --checkpoint.every_minutes -1": "checkpoint.every_minutes: -1.0 is negative; use 0 (off) or more",
     f"{FIT} --model.norm batch --data.batch_size 47": "data.batch_size: 47 leaves 48 rows a last batch of one row, …",
     f"{FIT} --model.norm batch --data.batch_size 1": "data.batch_size: 1 gives batches of one row, which model.norm: …",
+    # Lightning's own parts
+    f"{FIT} --trainer.precision transformer-engine": "trainer: the package transformer_engine is not installed; …",
+    f"{FIT} --trainer.accelerator tpu": "trainer: the package torch_xla is not installed; install it with: pip …",
+    f"{FIT} --trainer.strategy ddp_spawn": "trainer.strategy: it trains in processes that leave their record behind …",
+    f"{FIT} --trainer.logger MLFlowLogger": "trainer.logger: MLFlowLogger: the package mlflow is not installed; …",
+    f"{FIT} --trainer.profiler passthrough": "trainer: When passing string value for the `profiler` parameter of …",
+    f"{FIT} --trainer.callbacks+=BaseFinetuning": "trainer.callbacks: BaseFinetuning: NotImplementedError",
+    f"{FIT} --trainer.callbacks+=BackboneFinetuning": "trainer.callbacks: BackboneFinetuning: …no attribute 'backbone'",
+    f"{FIT} --trainer.callbacks+=BatchSizeFinder": "trainer.callbacks: BatchSizeFinder takes the largest batch that …",
+    f"{FIT} --trainer.callbacks+=EarlyStopping": "trainer.callbacks: the following arguments are required: monitor",
+    f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/los": "trainer.callbacks.monitor "
+    "(EarlyStopping): 'val/los' is unknown (did you mean 'val/loss'?); accepted: val/loss, …",
+    f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss --trainer.callbacks.mode up": "tra"
+    "iner.callbacks: EarlyStopping: `mode` can be min, max, got up",
+    f"{FIT} --trainer.callbacks+=LearningRateMonitor --trainer.callbacks.logging_interval week": "trainer.callbacks.log"
+    "ging_interval: 'week' is not accepted; use step, epoch or null",
     # tables
+    f"{FIT} --data.path $NO_SUCH_VARIABLE/a.csv": "data.path: '$NO_SUCH_VARIABLE/a.csv' names the environment variable "
+    "NO_SUCH_VARIABLE, which is not set",
     f"{FIT} --data.path none.csv": "data.path: none.csv does not exist …",
     f"{FIT} --data.path .": "data.path: . is a directory; give one table file (…)",
     f"{FIT} --data.path sheet.xlsx": "data.path: sheet.xlsx is of an unknown type; accepted: .csv, …",

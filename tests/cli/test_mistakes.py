@@ -59,3 +59,18 @@ def test_a_mistake_inside_a_union_of_types_is_the_line() -> None:
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RuntimeError("x"), AssertionError("x")])
 def test_defects_of_the_program_keep_their_traceback(error: Exception) -> None:
     assert one_line(error) is None
+
+
+def test_class_that_cannot_be_built_names_its_key_and_the_package_to_install() -> None:
+    error = ValueError("Problem with given class_path 'lightning.pytorch.loggers.MLFlowLogger':\n  ...")
+    error.__cause__ = ModuleNotFoundError("Requirement 'mlflow>=1' not met. Try `pip install -U 'mlflow>=1'`")
+    line = "trainer.logger: MLFlowLogger: the package mlflow is not installed; install it with: pip install 'mlflow>=1'"
+    assert one_line(error) == line
+
+
+def test_missing_module_is_named() -> None:
+    error = ModuleNotFoundError("No module named 'deepspeed.ops'", name="deepspeed.ops")
+    assert (
+        one_line(error) == "trainer: the package deepspeed is not installed; install it with: pip install 'deepspeed'"
+    )
+    assert one_line(ModuleNotFoundError("No module named 'mlp_lab.x'", name="mlp_lab.x")) is None

@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "flags": 0,
     "paths": 1,
+    "program": 1,
     "data": 2,
     "model": 2,
     "training": 3,

@@ -41,6 +41,7 @@ from mlp_lab.model.mlp import resolve_widths
 from mlp_lab.paths import expand_path
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
+from mlp_lab.program import program
 from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
@@ -88,7 +89,7 @@ class BenchCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=BenchParser,
-            parser_kwargs={"prog": "python -m mlp_lab"},
+            parser_kwargs={"prog": program()},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=invocation.loaded if run else invocation.loaded[1:],
@@ -332,7 +333,7 @@ class BenchCLI(LightningCLI):
         """Says how a run that was cut off goes on."""
         if self.directory is None or not self.directory.config.exists():
             return "nothing was written"
-        return f"go on with `python -m mlp_lab fit --resume {self._shown_directory()}`"
+        return f"go on with `{program()} fit --resume {self._shown_directory()}`"
 
     def _kept(self) -> str:
         """Says which state of a run that had to stop is still there."""

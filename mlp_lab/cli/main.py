@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mlp_lab.cli.streams import any_encoding
 from mlp_lab.errors import INTERRUPTED, NonFiniteError, Terminated, UserError, nearest
+from mlp_lab.program import program
 
 COMMANDS = {
     "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
@@ -22,17 +23,18 @@ USAGE_ERROR = 2
 
 def usage() -> str:
     """Returns the help text of the program."""
+    start = program()
     rows = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return (
-        "usage: python -m mlp_lab COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]\n\n"
+        f"usage: {start} COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]\n\n"
         "A research bench for multilayer perceptrons.\n\n"
         f"commands:\n{rows}\n\n"
         "options:\n  --help      Show this text; after a command, its keys.\n  --version   Show the version.\n\n"
         "examples:\n"
-        "  python -m mlp_lab fit --config configs/digits.yaml --model.depth 4\n"
-        "  python -m mlp_lab test --run runs/digits/latest\n"
-        "  python -m mlp_lab fit --config configs/tabular.yaml --data.path my.csv --data.target price\n"
-        "  python -m mlp_lab sweep --config sweeps/digits.yaml --trials 64\n"
+        f"  {start} fit --config configs/digits.yaml --model.depth 4\n"
+        f"  {start} test --run runs/digits/latest\n"
+        f"  {start} fit --config configs/tabular.yaml --data.path my.csv --data.target price\n"
+        f"  {start} sweep --config sweeps/digits.yaml --trials 64\n"
     )
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Timer
 
 from mlp_lab.errors import UserError
 from mlp_lab.population.module import PopulationModule
+from mlp_lab.program import program
 from mlp_lab.training.checkpoints import EarlyStop
 from mlp_lab.training.tracking import RunDirectory
 
@@ -42,7 +43,7 @@ def check_changes(run: RunDirectory, before: Mapping[str, Any], now: Mapping[str
         if _is_fixed(key) and key in values and values[key] != old:
             raise UserError(
                 f"{key}: {_shown(values[key])} cannot replace {_shown(old)} in a run that goes on; leave it out, "
-                f"or begin a new run with `fit --config {run.effective}` and this key"
+                f"or begin a new run with `{program()} fit --config {run.effective}` and this key"
             )
 
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
 from mlp_lab.cli.restart import begun_run
 from mlp_lab.errors import UserError
+from mlp_lab.program import program
 from mlp_lab.training.tracking import RunDirectory
 
 
@@ -92,9 +93,8 @@ def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
         return words
     checkpoint = run.best if run.best.exists() else run.last
     if not checkpoint.exists():
-        raise UserError(
-            f"{flag}: {run.path} holds no checkpoint yet; go on with `fit --resume {shlex.quote(str(run.path))}`"
-        )
+        command = f"{program()} fit --resume {shlex.quote(str(run.path))}"
+        raise UserError(f"{flag}: {run.path} holds no checkpoint yet; go on with `{command}`")
     return [*words, "--ckpt_path", str(checkpoint)]
 
 

@@ -13,6 +13,7 @@ import yaml
 from mlp_lab.cli.configs import config_first, find_config, packaged_file, read_config
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.paths import expand_path
+from mlp_lab.program import PROGRAM, program
 from mlp_lab.sweep.outline import outline
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
 
@@ -101,7 +102,7 @@ def sweep(arguments: Sequence[str]) -> None:
         KeyboardInterrupt: It was interrupted; finished trials are kept.
     """
     if any(word in ("-h", "--help") for word in arguments):
-        print(HELP, end="")
+        print(HELP.replace(PROGRAM, program()), end="")
         return
     content, rest, directory = read_sweep(arguments)
     settings = SweepSettings.read(content)

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from mlp_lab.diagnostics.dashboard import define, send_verdicts
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
+from mlp_lab.program import program
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import MetricsCSV, RunDirectory, write_text
 
@@ -172,7 +173,7 @@ def command(fix: Sequence[str], directory: Path | None) -> str:
         return " ".join(fix)
     path = RunDirectory(directory).effective
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"python -m mlp_lab fit --config {shlex.quote(str(shown))} {' '.join(fix)}"
+    return f"{program()} fit --config {shlex.quote(str(shown))} {' '.join(fix)}"
 
 
 def to_json(verdicts: Sequence[Verdict]) -> str:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlp_lab.program import program
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.runs import Point
 from mlp_lab.sweep.space import Space
@@ -164,7 +165,7 @@ def print_top(
     console.print(title, style="bold")
     console.print(table)
     if directory is not None and len(metrics) == 1:
-        command = f"python -m mlp_lab fit --config {shlex.quote(str(directory / 'best.yaml'))}"
+        command = f"{program()} fit --config {shlex.quote(str(directory / 'best.yaml'))}"
         console.print(f"train the best (trial {best[0].number}) alone: {command}", markup=False, soft_wrap=True)
 
 

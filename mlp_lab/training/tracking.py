@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
+from mlp_lab.program import program
 from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
@@ -69,7 +70,7 @@ class RunDirectory:
         if run.config.exists() and task() == 0:  # of a job's tasks, the first one writes it
             raise UserError(
                 f"run.dir: {directory} already holds a run; name another, or go on with "
-                f"`fit --resume {shlex.quote(str(directory))}`"
+                f"`{program()} fit --resume {shlex.quote(str(directory))}`"
             )
         return run
 

@@ -38,7 +38,7 @@ def bench(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     for name in PROCESS_STATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setattr("sys.argv", ["mlp_lab"])
+    monkeypatch.setattr("sys.argv", ["tests"])
     handler = signal.getsignal(signal.SIGINT)
 
     def run(*words: object) -> Answer:
@@ -89,7 +89,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = {name: os.environ.get(name) for name in PROCESS_STATE}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("sys.argv", ["mlp_lab"])
+        patch.setattr("sys.argv", ["tests"])
         assert main(["fit", "--config", str(config), "--run.dir", str(folder / "run")]) == 0
     for name, value in before.items():
         os.environ.pop(name, None)

@@ -196,7 +196,7 @@ MISTAKES = {
     f"{MNIST} --data.augment 3": "data.augment: '3' is not accepted; it is a group of keys, such as …",
     # runs and checkpoints
     f"{FIT} --run.name a/b": "run.name: 'a/b' cannot name a folder; use letters, digits, '-', '_', '+' and '.'",
-    f"{FIT} --run.dir run": "run.dir: run already holds a run; name another, or go on with `fit --resume run`",
+    f"{FIT} --run.dir run": "run.dir: run already holds a run; name another, or go on with `python -m …`",
     f"{FIT} --run.dir table.csv/run": "run.dir: …/table.csv/run cannot be written (Not a directory); name a writable …",
     f"{FIT} --run.dir /proc/run": "run.dir: /proc/run cannot be written (…); name a writable directory",
     "test": "--run: name the run to test, such as runs/digits/latest (or --config and --ckpt_path)",
@@ -206,7 +206,7 @@ MISTAKES = {
     "test --run .": "--run: . holds no run (no config.yaml); give a directory that `fit` wrote",
     "test --run run --run other": "--run: run and other are both given; name one run",
     "fit --resume nowhere": "--resume: there is no directory nowhere; give a directory that `fit` wrote",
-    "test --run young": "--run: …/young holds no checkpoint yet; go on with `fit --resume …/young`",
+    "test --run young": "--run: …/young holds no checkpoint yet; go on with `python -m mlp_lab fit --resume …/young`",
     "test --run torn": "ckpt_path: …/torn/checkpoints/best.ckpt is not a checkpoint, or not a whole one; use one …",
     "fit --resume torn": "ckpt_path: …/torn/checkpoints/last.ckpt is not a checkpoint, or not a whole one; use …",
     "test --run damaged": "--run: …/damaged/provenance.json is damaged (…); restore it, or delete it",

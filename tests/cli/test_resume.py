@@ -77,7 +77,9 @@ def test_resume_without_changes_writes_no_config(run: Path, bench: Bench) -> Non
 def test_what_a_run_began_with_cannot_change(run: Path, bench: Bench, flag: str, value: str, old: str) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     answer = bench("fit", "--resume", run, f"--{flag}", value, "--trainer.max_epochs", "2")
-    advice = f"leave it out, or begin a new run with `fit --config {run / 'config.yaml'}` and this key"
+    advice = (
+        f"leave it out, or begin a new run with `python -m mlp_lab fit --config {run / 'config.yaml'}` and this key"
+    )
     assert answer.status == 2
     assert answer.err == f"error: {flag}: {value} cannot replace {old} in a run that goes on; {advice}\n"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

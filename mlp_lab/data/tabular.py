@@ -46,7 +46,6 @@ from mlp_lab.data.targets import (
     written_notations,
 )
 from mlp_lab.errors import UserError, unknown
-from mlp_lab.paths import expand_path
 
 
 class TabularDataModule(TensorDataModule):
@@ -124,9 +123,7 @@ class TabularDataModule(TensorDataModule):
         check_train_rows(train_rows)
         if path and dataset and not fitted:
             raise UserError(f"data.dataset: {dataset!r} and data.path: {path!r} are both given; leave one out")
-        self.path = str(expand_path("data.path", path)) if path else None
-        self.test_path = str(expand_path("data.test_path", test_path)) if test_path else None
-        self.dataset = dataset
+        self.path, self.dataset, self.test_path = path, dataset, test_path
         record = NAMED_TABLES.get(dataset or "")
         self.root = root if record is None or record.bundled else str(data_root(root))
         self.target = _listed(target)

@@ -25,7 +25,7 @@ from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
 from mlp_lab.cli.replicates import replicated
-from mlp_lab.cli.resolved_config import plain_config
+from mlp_lab.cli.resolved_config import plain_config, repeatable
 from mlp_lab.cli.results import note_read, record_test, report_fit, report_scores, write_predictions
 from mlp_lab.cli.resume import check_changes, nothing_left
 from mlp_lab.cli.rollback import Rollback
@@ -55,9 +55,7 @@ from mlp_lab.training.tracking import MetricsCSV, RunDirectory
 from mlp_lab.training.weights_and_biases import WandbRun
 
 DATA_MODULES = (MNISTDataModule, TabularDataModule)  # imported so that a config may name them by class name
-PATH_KEYS = ("path", "root", "test_path")
 USER_ERROR = 2  # exit status
-NOT_IN_CONFIG = ("config", "ckpt_path", "weights_only")
 TRAINER_DEFAULTS = {
     "devices": 1,
     "max_epochs": 20,
@@ -227,19 +225,10 @@ class BenchCLI(LightningCLI):
 
     def resolved_config(self) -> dict[str, Any]:
         """Returns the whole configuration in plain types: absolute data paths, no run directory."""
-        config = self._plain_config()
-        config["run"].pop("dir", None)
-        arguments = config["data"].setdefault("init_args", {})
-        arguments.pop("fitted", None)
-        for key in PATH_KEYS:
-            value = getattr(self.datamodule, key, None) or arguments.get(key)
-            if key in arguments and value:
-                arguments[key] = str(expand_path(f"data.{key}", value).absolute())
-        return config
+        return repeatable(self._plain_config(), self.datamodule)
 
     def _plain_config(self) -> dict[str, Any]:
-        config = plain_config(self._parser(self.subcommand), self._get_config())
-        return {key: value for key, value in config.items() if key not in NOT_IN_CONFIG}
+        return plain_config(self._parser(self.subcommand), self._get_config())
 
     def _shown_directory(self) -> str:
         assert self.directory is not None

@@ -12,7 +12,10 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mlp_lab.errors import UserError
+from mlp_lab.paths import expand_path
 
+NOT_IN_CONFIG = ("config", "ckpt_path", "weights_only")
+PATH_KEYS = ("path", "root", "test_path")
 UNWRITTEN = "Unable to serialize instance"  # what jsonargparse writes in place of an object
 
 
@@ -29,7 +32,24 @@ def plain_config(parser: LightningArgumentParser, config: Namespace) -> dict[str
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f"(?s).*{UNWRITTEN}")
         written = yaml.safe_load(parser.dump(plain, skip_unset=False, format="yaml"))
-    return dict(_with_text(written, plain, ""))
+    return {key: _with_text(value, plain.get(key), key) for key, value in written.items() if key not in NOT_IN_CONFIG}
+
+
+def repeatable(config: dict[str, Any], data: object) -> dict[str, Any]:
+    """Returns a plain configuration that trains the same from any directory: without the run's, with absolute paths.
+
+    Args:
+        config: What `plain_config` returned; it is changed.
+        data: The data module, whose paths win: it knows the default root.
+    """
+    config["run"].pop("dir", None)
+    arguments = config["data"].setdefault("init_args", {})
+    arguments.pop("fitted", None)
+    for key in PATH_KEYS:
+        value = getattr(data, key, None) or arguments.get(key)
+        if key in arguments and value:
+            arguments[key] = str(expand_path(f"data.{key}", value).absolute())
+    return config
 
 
 def _without_objects(value: Any) -> Any:
@@ -56,7 +76,7 @@ def _with_text(written: Any, config: Any, key: str) -> Any:
     if not isinstance(written, str) or not written.startswith(UNWRITTEN):
         return written
     if not isinstance(config, str):
-        raise UserError(f"{key.lstrip('.')}: config.yaml cannot hold {config!r}; give its class or function by name")
+        raise UserError(f"{key}: config.yaml cannot hold {config!r}; give its class or function by name")
     return config
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from mlp_lab.cli.results import note_read, record_test, report_fit, report_score
 from mlp_lab.cli.resume import check_changes, nothing_left
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
+from mlp_lab.cli.threads import WORK_KEY, threads_to_build, threads_to_run
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.parts import is_fitted_by_older_version
@@ -51,7 +51,8 @@ from mlp_lab.training.record import RunRecord
 from mlp_lab.training.signals import TerminationSignals
 from mlp_lab.training.slurm import check_tasks, environment, job_id, requeue
 from mlp_lab.training.termination import SaveOnSignal
-from mlp_lab.training.tracking import MetricsCSV, RunDirectory
+from mlp_lab.training.threads import computing_with, multiplications
+from mlp_lab.training.tracking import MetricsCSV, RunDirectory, new_run_id
 from mlp_lab.training.weights_and_biases import WandbRun
 
 DATA_MODULES = (MNISTDataModule, TabularDataModule)  # imported so that a config may name them by class name
@@ -146,12 +147,24 @@ class BenchCLI(LightningCLI):
         if run is not None and self.invocation.resumed and is_fitted_by_older_version(run.last):
             arguments["fitted"] = str(run.last)
 
+    def instantiate_classes(self) -> None:
+        """Builds everything on one thread, so that initial weights do not depend on the number of cores."""
+        with computing_with(threads_to_build(self.invocation)):
+            super().instantiate_classes()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs the command with the number of threads that suits its network and batches."""
+        setting = self._get(self.config_init, "run").threads
+        with computing_with(threads_to_run(setting, self.work, self.trainer, self.invocation)):
+            super()._run_subcommand(subcommand)
+
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds to the trainer what every run of its kind has: its directory, record, checkpoints and progress table."""
         settings = {**self._get(self.config_init, "trainer"), **kwargs}
+        self.work = self.replicates * multiplications([self.model.model], self.datamodule.batch_size)
         if self.replicates > 1 and self.subcommand:
             data, stop = cast(TensorDataModule, self.datamodule), self._get(self.config_init, "early_stopping")
             self.model = replicated(self._get_config(), data, stop, settings)
@@ -190,7 +203,7 @@ class BenchCLI(LightningCLI):
         self.directory = run
         self.rollback = Rollback(run)
         self.metrics = metrics = MetricsCSV(run.metrics)
-        run_id = run.read_provenance().get("run_id") or _run_id(run.path)
+        run_id = run.read_provenance().get("run_id") or new_run_id(run.path)
         loggers = [metrics, *(one for one in _listed(settings["logger"]) if isinstance(one, Logger))]
         for logger in loggers:
             if isinstance(logger, WandbRun):
@@ -198,7 +211,7 @@ class BenchCLI(LightningCLI):
         settings["logger"] = loggers
         settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO()]
         facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
-        facts |= {restart.KEY: job} if (job := job_id()) else {}
+        facts |= {WORK_KEY: self.work} | ({restart.KEY: job} if (job := job_id()) else {})
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")
         return [
@@ -385,13 +398,3 @@ def _listed(setting: Any) -> list[Any]:
     if setting is None or isinstance(setting, bool):
         return []
     return list(setting) if isinstance(setting, Sequence) and not isinstance(setting, str) else [setting]
-
-
-def _run_id(path: Path) -> str:
-    """Returns a run's stable id: its name and time, such as `digits-20260102-030405-1a2b`."""
-    from datetime import datetime
-    from secrets import token_hex
-
-    if re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", path.name):
-        return f"{path.parent.name}-{path.name}"
-    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', path.name)}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from mlp_lab.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Where a run is written."""
+    """Where a run is written, and with how many threads it computes."""
 
     name: str = "mlp"
     """Name of the run, of letters, digits, '-', '_', '+' and '.'; its directory is `runs/NAME/<time>-<4 hex>`."""
     dir: str | None = None
     """Directory of the run, in place of the one that `run.name` gives; null uses the name."""
+    threads: int | Literal["auto"] = "auto"
+    """Threads of each process on the CPU, 1 or more; auto takes one for small networks and batches and more for large
+    ones, up to OMP_NUM_THREADS, and keeps the number of a run that is resumed, measured or repeated."""
 
     def __post_init__(self) -> None:
+        if self.threads != "auto" and self.threads < 1:
+            raise UserError(f"run.threads: {self.threads} computes nothing; use 1 or more, or auto")
         if not re.fullmatch(r"[\w.+-]+", self.name) or self.name.startswith("."):
             raise UserError(f"run.name: {self.name!r} cannot name a folder; use letters, digits, '-', '_', '+' and '.'")
 

@@ -26,6 +26,7 @@ from mlp_lab.sweep.serial import DECADES, Alone, Run
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.slurm import one_process_trainer
+from mlp_lab.training.threads import computing_with
 
 QUIET = {
     "logger": False,
@@ -191,7 +192,8 @@ class TrialBuilder:
         config = self.parse(settings)
         data = self._data_of(config)
         L.seed_everything(seed, workers=True, verbose=False)
-        module = MLPModule(data.spec_dict, **_plain(config.model))
+        with computing_with(1):  # as `fit` does
+            module = MLPModule(data.spec_dict, **_plain(config.model))
         trainer = trainer_settings(config)
         stop, diagnostics = _plain(config.early_stopping), _plain(config.diagnostics)
         return Run(module=module, data=data, trainer=trainer, early_stopping=stop, diagnostics=diagnostics)

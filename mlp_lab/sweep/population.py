@@ -24,6 +24,7 @@ from mlp_lab.sweep.serial import Alone, Builder, Course, Run, Silence
 from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.schedules import SCHEDULES
 from mlp_lab.training.slurm import one_process_trainer
+from mlp_lab.training.threads import computing_with, one_process_threads
 
 # What members of a population may each have their own of.
 FREE = ("depth", "width", "activation", "init", "bias", "dropout", "input_dropout", "label_smoothing", "max_norm")
@@ -184,7 +185,10 @@ class Together(Alone):
         broken: Exception | None = None
         try:
             path = chunk.checkpoint if chunk is not None else None
-            one_process_trainer(settings).fit(module, first.data, ckpt_path=path, weights_only=True)
+            trainer = one_process_trainer(settings)
+            networks = [run.module.model for run in runs]
+            with computing_with(one_process_threads(trainer, networks, first.data.batch_size)):
+                trainer.fit(module, first.data, ckpt_path=path, weights_only=True)
         except NonFiniteError:
             members.note_failures(module)
         except Exception as error:

@@ -19,6 +19,7 @@ from mlp_lab.sweep.runs import Judge, Outcome, Point, State
 from mlp_lab.training.checkpoints import EarlyStop, first_fault
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.slurm import one_process_trainer
+from mlp_lab.training.threads import computing_with, one_process_threads
 
 DECADES = "signal/decades"
 """A metric of the diagnostics: by how many powers of ten the gradient shrinks or grows from the last hidden layer to
@@ -206,7 +207,9 @@ class Alone:
             watch = Watch(course, self.metrics, decide, diagnostics, self.prune)
             callbacks = [EarlyStop(**run.early_stopping), diagnostics, watch]
             try:
-                one_process_trainer({**run.trainer, "callbacks": callbacks}).fit(run.module, run.data)
+                trainer = one_process_trainer({**run.trainer, "callbacks": callbacks})
+                with computing_with(one_process_threads(trainer, [run.module.model], run.data.batch_size)):
+                    trainer.fit(run.module, run.data)
             finally:
                 course.verdicts = [one.to_dict() for one in diagnostics.verdicts]
         except NonFiniteError as error:

@@ -53,6 +53,7 @@ class RunRecord(L.Callback):
             **self.facts,
             device=device_name(trainer),
             processes=trainer.world_size,
+            threads=torch.get_num_threads(),
             data={"fingerprint": data.fingerprint, "split": data.split_fingerprint, "rows": data.spec.rows},
         )
         if self.resumed:

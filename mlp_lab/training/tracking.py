@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import platform
+import re
 import secrets
 import shlex
 import subprocess
@@ -126,6 +127,13 @@ class RunDirectory:
     def write_provenance(self, values: Mapping[str, Any]) -> None:
         """Writes `provenance.json` whole or not at all."""
         write_text(self.provenance, json.dumps(values, indent=2, default=str) + "\n")
+
+
+def new_run_id(path: Path) -> str:
+    """Returns a run's stable id: its name and time, such as `digits-20260102-030405-1a2b`."""
+    if re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", path.name):
+        return f"{path.parent.name}-{path.name}"
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '-', path.name)}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def write_text(path: Path, text: str) -> None:

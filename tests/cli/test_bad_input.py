@@ -196,6 +196,8 @@ MISTAKES = {
     f"{MNIST} --data.augment 3": "data.augment: '3' is not accepted; it is a group of keys, such as …",
     # runs and checkpoints
     f"{FIT} --run.name a/b": "run.name: 'a/b' cannot name a folder; use letters, digits, '-', '_', '+' and '.'",
+    f"{FIT} --run.threads 0": "run.threads: 0 computes nothing; use 1 or more, or auto",
+    f"{FIT} --run.threads many": "run.threads: 'many' is not accepted; use an integer or auto",
     f"{FIT} --run.dir run": "run.dir: run already holds a run; name another, or go on with `python -m …`",
     f"{FIT} --run.dir table.csv/run": "run.dir: …/table.csv/run cannot be written (Not a directory); name a writable …",
     f"{FIT} --run.dir /proc/run": "run.dir: /proc/run cannot be written (…); name a writable directory",

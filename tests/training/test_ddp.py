@@ -163,7 +163,8 @@ def test_terminated_processes_save_the_same_step_and_go_on_from_it(receiver: str
     step = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     advice = f"go on with `python -m mlp_lab fit --resume {directory}`"
     assert told == [f"terminated after step {step}, which is saved; {advice}"]
-    assert not Path(f"/proc/{second}").exists()
+    state = Path(f"/proc/{second}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"  # ended, and not yet reaped
     run("fit", "--resume", directory)
     assert (directory / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     assert torch.equal(weights(directory), weights(whole))

@@ -15,11 +15,11 @@ from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch import Tensor
 
 from mlp_lab.cli import restart
 from mlp_lab.cli.checks import check_config, check_training, trainer_mistakes
+from mlp_lab.cli.endings import end_by_signal, finish_loggers, how_to_go_on, kept_state
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
@@ -49,7 +49,7 @@ from mlp_lab.training.random_state import RandomState
 from mlp_lab.training.rate_finder import recorded
 from mlp_lab.training.record import RunRecord
 from mlp_lab.training.signals import TerminationSignals
-from mlp_lab.training.slurm import check_tasks, environment, job_id, requeue
+from mlp_lab.training.slurm import check_tasks, environment, job_id
 from mlp_lab.training.termination import SaveOnSignal
 from mlp_lab.training.threads import computing_with, multiplications
 from mlp_lab.training.tracking import MetricsCSV, RunDirectory, new_run_id
@@ -243,11 +243,6 @@ class BenchCLI(LightningCLI):
     def _plain_config(self) -> dict[str, Any]:
         return plain_config(self._parser(self.subcommand), self._get_config())
 
-    def _shown_directory(self) -> str:
-        assert self.directory is not None
-        path = self.directory.path
-        return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
     def _get_config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config
 
@@ -272,19 +267,19 @@ class BenchCLI(LightningCLI):
         try:
             trainer.fit(**kwargs)
         except UserError:
-            self._finish(USER_ERROR)
+            finish_loggers(self.trainer, USER_ERROR)
             raise
         except NonFiniteError as error:
-            self._finish(error.exit_status)
-            raise NonFiniteError(f"{error}; {self._kept()}", error.found) from error
+            finish_loggers(self.trainer, error.exit_status)
+            raise NonFiniteError(f"{error}; {kept_state(self.directory)}", error.found) from error
         except SystemExit as stop:
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
-            self._finish(INTERRUPTED)
-            raise KeyboardInterrupt(self._advice()) from stop
+            finish_loggers(self.trainer, INTERRUPTED)
+            raise KeyboardInterrupt(how_to_go_on(self.directory)) from stop
         except Terminated as stop:
-            raise self._end(stop) from stop
+            raise end_by_signal(stop, trainer, self.directory) from stop
 
     def after_fit(self) -> None:
         """Ends the record and prints the result; the run's directory is the last line."""
@@ -295,55 +290,16 @@ class BenchCLI(LightningCLI):
             return
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
         unjudged = best.epoch < 0 and best.monitor in self.trainer.callback_metrics
-        self._finish(USER_ERROR if unjudged else 0)
+        finish_loggers(self.trainer, USER_ERROR if unjudged else 0)
         if unjudged:
-            raise UserError(f"early_stopping.monitor: {best.monitor} was finite in no validation; {self._kept()}")
+            raise UserError(
+                f"early_stopping.monitor: {best.monitor} was finite in no validation; {kept_state(self.directory)}"
+            )
         if self.rollback is not None and self.invocation.resumed and not self.rollback.trained(self.trainer):
             self.rollback.undo(self.trainer)
             print(nothing_left(self.trainer))
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
-
-    def _finish(self, exit_code: int = 0, *, preempted: bool = False) -> None:
-        """Ends the W&B runs."""
-        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-        if best is None:  # fast_dev_run has neither
-            return
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbRun):
-                scores = {f"best/{name}": value for name, value in best.scores.items()}
-                logger.finish(best.path if best.epoch >= 0 else None, scores, exit_code, preempted=preempted)
-
-    def _end(self, stop: Terminated) -> Terminated:
-        """Ends the record of a run that a signal has stopped, and asks Slurm to start its job again on SIGUSR1."""
-        if not self.trainer.is_global_zero:
-            return stop
-        job = job_id()
-        announced = stop.signum == signal.SIGUSR1 and job is not None  # by `sbatch --signal=USR1@SECONDS`
-        self._finish(stop.exit_status, preempted=announced)
-        if isinstance(launcher := self.trainer.strategy.launcher, _SubprocessScriptLauncher):
-            launcher.kill(signal.SIGKILL)  # they have nothing to write, and may wait for this process
-            launcher.procs.clear()  # else Lightning's thread that watches them kills this process too
-        if not announced:
-            return Terminated(stop.signum, f"{stop}; {self._advice()}")
-        refused = requeue(cast(str, job))
-        if refused is None:
-            return Terminated(stop.signum, f"{stop}; job {job} is queued again and goes on by itself", requeued=True)
-        return Terminated(stop.signum, f"{stop}; Slurm does not queue job {job} again ({refused}); {self._advice()}")
-
-    def _advice(self) -> str:
-        """Says how a run that was cut off goes on."""
-        if self.directory is None or not self.directory.config.exists():
-            return "nothing was written"
-        return f"go on with `{program()} fit --resume {self._shown_directory()}`"
-
-    def _kept(self) -> str:
-        """Says which state of a run that had to stop is still there."""
-        run = self.directory
-        if run is None or not (run.last.exists() or run.best.exists()):
-            return "no checkpoint had been written"
-        name = "last" if run.last.exists() else "best"
-        return f"{self._shown_directory()}/checkpoints/{name}.ckpt holds the last good state"
 
     def validate(self, **kwargs: Any) -> None:
         """Measures on the validation rows."""

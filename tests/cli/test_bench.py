@@ -96,7 +96,7 @@ def test_recorded_config_repeats_the_run_bit_for_bit_elsewhere(
     first = Path(bench("fit", "--config", "config.yaml", "--model.dropout", "0.3", "--run.dir", "one").last_line)
     recorded = config(first)
     assert not {"config", "ckpt_path", "weights_only"} & recorded.keys()
-    assert recorded["run"] == {"name": "mlp"}
+    assert recorded["run"] == {"name": "mlp", "threads": "auto"}
     assert "fitted" not in recorded["data"]["init_args"]
     (table / "elsewhere").mkdir()
     monkeypatch.chdir(table / "elsewhere")

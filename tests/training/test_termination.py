@@ -101,7 +101,7 @@ def test_usr1_in_a_job_asks_for_its_restart_once_the_step_is_saved(
         return refusal
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setattr("mlp_lab.cli.bench.requeue", requeue)
+    monkeypatch.setattr("mlp_lab.cli.endings.requeue", requeue)
     signal_in_batch(monkeypatch, signal.SIGUSR1, 3)
     status, told = main(["fit", *WORDS, f"--run.dir={run}"]), capsys.readouterr().err
     saved = "terminated after step 3, which is saved; "

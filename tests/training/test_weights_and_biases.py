@@ -146,7 +146,7 @@ def test_run_that_a_signal_ends_is_not_marked_as_finished(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("mlp_lab.cli.bench.requeue", lambda job: None)
+    monkeypatch.setattr("mlp_lab.cli.endings.requeue", lambda job: None)
     monkeypatch.setattr(MLPModule, "on_train_epoch_start", lambda _: os.kill(os.getpid(), number), raising=False)
     if job is not None:
         monkeypatch.setenv("SLURM_JOB_ID", job)

@@ -1,0 +1,42 @@
+"""What is told of a run that ends before its training does; whole runs are in `tests/training/test_termination.py`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mlp_lab.cli.endings import end_by_signal, finish_loggers, how_to_go_on, kept_state
+from mlp_lab.errors import Terminated
+from mlp_lab.training.tracking import RunDirectory
+
+
+@pytest.fixture
+def run(here: Path) -> RunDirectory:
+    run = RunDirectory(here / "run")
+    run.best.parent.mkdir(parents=True)
+    return run
+
+
+def test_advice_and_kept_state_name_the_directory_as_seen_from_here(run: RunDirectory) -> None:
+    assert (how_to_go_on(None), how_to_go_on(run)) == ("nothing was written",) * 2
+    assert (kept_state(None), kept_state(run)) == ("no checkpoint had been written",) * 2
+    run.config.touch()
+    run.best.touch()
+    assert how_to_go_on(run) == "go on with `python -m mlp_lab fit --resume run`"
+    assert kept_state(run) == "run/checkpoints/best.ckpt holds the last good state"
+    run.last.touch()
+    assert kept_state(run) == "run/checkpoints/last.ckpt holds the last good state"
+
+
+def test_process_other_than_the_first_ends_as_it_was_told(run: RunDirectory) -> None:
+    stop, trainer = Terminated(signal.SIGTERM), SimpleNamespace(is_global_zero=False)
+    assert end_by_signal(stop, trainer, run) is stop  # type: ignore[arg-type]
+
+
+def test_trainer_without_a_best_checkpoint_has_no_record_to_finish() -> None:
+    trainer: Any = SimpleNamespace(checkpoint_callbacks=[], loggers=[pytest.fail])
+    finish_loggers(trainer, 143)

@@ -79,4 +79,4 @@ def test_the_files_it_names_exist() -> None:
         assert (ROOT / link).is_file(), link
     for config in re.findall(r"`(\w+\.yaml)`", README):
         shipped = any((ROOT / folder / config).is_file() for folder in ("configs", "sweeps"))
-        assert shipped or config in ("config.yaml", "best.yaml"), config
+        assert shipped or config in ("config.yaml", "resume.yaml", "best.yaml"), config

@@ -61,7 +61,7 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
             print(f"Slurm has started this job again: it goes on with {begun.path}")
             directory, rest = str(begun.path), []
     run = None if directory is None else _open(directory, flag)
-    if run is not None and _given("--run.dir", rest):
+    if run is not None and _given("--run.dir", rest) and command not in ("test", "predict"):  # which write there
         raise UserError(f"--run.dir: {flag} names the run's directory already; leave one out")
     words = [command] if run is None else [command, "--config", str(run.effective), *_state(command, run, flag)]
     named = any(_given(flag, rest) for flag in ("--config", "-c", "--data"))

@@ -46,7 +46,9 @@ def replicated(config: Any, data: TensorDataModule, stop: EarlyStop, trainer: di
     own = None
     if stop.enabled:
         own = MemberStop(monitor=stop.monitor, patience=stop.patience, min_delta=abs(stop.min_delta))
-    return PopulationModule(members, [clip or None] * len(members), own)
+    population = PopulationModule(members, [clip or None] * len(members), own)
+    population.scores_training = True
+    return population
 
 
 def refuse_what_does_not_fit(member: MLPModule, batch_size: int, replicates: int) -> None:

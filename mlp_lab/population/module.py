@@ -132,7 +132,7 @@ class PopulationModule(SteppedPopulation):
     def on_train_epoch_end(self) -> None:
         """Ends the training when every member has stopped, and lets those that have leave the stack."""
         if self._running.rows:
-            self._record_training_loss(self.trainer.global_step)
+            self._record_training_loss(self.trainer.global_step, ends=True)
         self.let_stop(self.trainer.global_step)
         active = self.stack_optimizer.active
         if not any(active):

@@ -26,6 +26,7 @@ from mlp_lab.population.scoring import ScoredPopulation, wide
 from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.schedules import ScheduleConfig
+from mlp_lab.training.training_score import score_of, score_sums
 
 
 class SteppedPopulation(ScoredPopulation):
@@ -43,6 +44,8 @@ class SteppedPopulation(ScoredPopulation):
         self._running = RunningLosses(members)
         self.batch_losses = torch.zeros(members, dtype=torch.float64)
         """Of those in the stack, the mean loss of the last batch."""
+        self.scores_training = False
+        """Whether the accuracy, or the RMSE, of each training batch is measured; a sweep does without it."""
         self._rates: Rates | None = None
         self._flags: Flags | None = None
         self._graph: StepGraph | None = None
@@ -60,6 +63,8 @@ class SteppedPopulation(ScoredPopulation):
         """Sets the learning rates of the first step; where all had stopped before, there is none."""
         super().on_train_start()
         self._running.sums = self._running.sums.to(self.device)
+        if self._running.scores is not None:
+            self._running.scores = self._running.scores.to(self.device)
         self._plan()
         self._set_rates(self.trainer.global_step)
         self.let_stop(self.trainer.global_step)
@@ -119,8 +124,11 @@ class SteppedPopulation(ScoredPopulation):
             self.population.hold(torch.tensor(self._going), some=not all(self._going))
 
     def _losses(self, batch: Batch) -> Tensor:
-        logits = self(batch.numeric, batch.categorical)
-        return cast(Tensor, self.train_loss(wide(logits), batch.target)).sum(1)
+        logits = wide(self(batch.numeric, batch.categorical))
+        assert batch.target is not None
+        if self._running.scores is not None:
+            self._running.scores += score_sums(self.spec, logits.detach(), batch.target)
+        return cast(Tensor, self.train_loss(logits, batch.target)).sum(1)
 
     def _mixed_losses(self, batch: Batch) -> Tensor:
         """Mixup of the encoded inputs, by the same share and the same pairs for all members."""
@@ -186,7 +194,7 @@ class SteppedPopulation(ScoredPopulation):
             self.last_pass.update(gone if trainer.fit_loop.epoch_loop._should_check_val_epoch() else ())
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or trainer.is_last_batch:
-            self._record_training_loss(step)
+            self._record_training_loss(step, ends=trainer.is_last_batch)
 
     def _project_(self) -> None:
         for place, number in enumerate(self.numbers):
@@ -199,13 +207,37 @@ class SteppedPopulation(ScoredPopulation):
         assert self._rates is not None
         self.stack_optimizer.lr[:] = self._rates.at(step)
 
-    def _record_training_loss(self, step: int) -> None:
+    def on_train_epoch_start(self) -> None:
+        """Begins the scores of the epoch."""
+        if self._running.scores is not None:
+            self._running.scores.zero_()  # in place: a graph adds to it
+        elif self.scores_training and not self.mixup:
+            kind, sums = (torch.float64, len(self.spec.targets)) if self.spec.task == "regression" else (torch.int64, 1)
+            self._running.scores = torch.zeros(len(self.numbers), sums, dtype=kind, device=self.device)
+
+    def epoch_scores(self) -> dict[str, float]:
+        """Returns means and deviations, over members that train, of the epoch's training loss and score so far."""
+        running, epoch, found = self._running, self.trainer.current_epoch, []
+        if not (rows := running.rows_of(epoch)):
+            return {}
+        for place, number in enumerate(self.numbers):
+            if self.stack_optimizer.active[place]:
+                scores = {"loss": running.of_epoch_so_far(place, number, epoch)}
+                if running.scores is not None:
+                    scores |= score_of(self.spec, running.scores[place].tolist(), rows)
+                found.append(scores)
+        return {f"train/{name}": value for name, value in spread(found).items()} if found else {}
+
+    def _record_training_loss(self, step: int, *, ends: bool) -> None:
+        of_epoch = self.epoch_scores() if ends else {}
         means = self._running.take(self.numbers, self.trainer.current_epoch)
         active = [mean for mean, alive in zip(means, self.stack_optimizer.active, strict=True) if alive]
         if not active:
             return
         values = {f"train/{name}": value for name, value in spread([{"loss": mean} for mean in active]).items()}
         self.trainer.callback_metrics["train/loss"] = torch.tensor(values["train/loss"], dtype=torch.float64)
+        for name, value in of_epoch.items():
+            values[name.replace("train/loss", "train/epoch_loss")] = value
         self.record(values, step)
 
     def epoch_loss(self, number: int) -> float | None:

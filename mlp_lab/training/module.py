@@ -33,6 +33,7 @@ from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import FactorScheduler, ScheduleConfig, build_scheduler
 from mlp_lab.training.straight import StraightModule
+from mlp_lab.training.training_score import TrainingScore
 
 Config = TypeVar("Config", EncoderConfig, OptimizerConfig, ScheduleConfig)
 
@@ -126,6 +127,7 @@ class MLPModule(PairBatches, StraightModule):
         self.eval_loss = build_loss(self.spec, loss)
         self.meters = nn.ModuleDict({stage: Meter(self.spec) for stage in ("val", "test")})
         self._running = RunningLoss()  # since the training loss was last recorded
+        self._score = TrainingScore(self.spec)  # of the epoch
         self._recorded: float | None = None  # the training loss that was recorded last
         self._epoch = (-1, 0.0, 0)  # an epoch, and its recorded sum of losses and rows: equal in all processes
         self._unseen: float | None = None  # val/loss that a plateau schedule has not seen yet
@@ -154,6 +156,10 @@ class MLPModule(PairBatches, StraightModule):
         if self._recorded is not None:
             self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
 
+    def on_train_epoch_start(self) -> None:
+        """Begins the score of the epoch."""
+        self._score.reset()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns this process's share of the global batch's mean loss, by the batch's weight in its window."""
         if self._world_size > 1:
@@ -166,6 +172,8 @@ class MLPModule(PairBatches, StraightModule):
 
     def _loss(self, batch: Batch) -> Tensor:
         logits = self.model(batch.numeric, batch.categorical)
+        assert batch.target is not None
+        self._score.add(logits, batch.target)
         return cast(Tensor, self.train_loss(logits, batch.target)).sum()
 
     def _mixed_loss(self, batch: Batch) -> Tensor:
@@ -190,18 +198,18 @@ class MLPModule(PairBatches, StraightModule):
         trainer = self.trainer
         due = step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if due or trainer.is_last_batch:
-            self._record_training_loss(step)
+            self._record_training_loss(step, ends=trainer.is_last_batch)
 
     def on_train_epoch_end(self) -> None:
         """Records the rest of a stopped epoch and steps a plateau schedule, before the checkpoint is written."""
         if self._running.rows:
-            self._record_training_loss(self.trainer.global_step)
+            self._record_training_loss(self.trainer.global_step, ends=True)
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and self._unseen is not None:
                 cast(ReduceLROnPlateau, config.scheduler).step(self._unseen)
         self._unseen = None
 
-    def _record_training_loss(self, step: int) -> None:
+    def _record_training_loss(self, step: int, *, ends: bool) -> None:
         rows = self._running.rows
         self._recorded = self._running.take()
         epoch, total, seen = self._epoch
@@ -209,12 +217,29 @@ class MLPModule(PairBatches, StraightModule):
         self._epoch = (self.trainer.current_epoch, total + self._recorded * rows, seen + rows)
         self.trainer.callback_metrics["train/loss"] = torch.tensor(self._recorded, dtype=torch.float64)
         rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.record({"train/loss": self._recorded, "train/lr": rate}, step)
+        values = {"train/loss": self._recorded, "train/lr": rate}
+        if ends:
+            of_epoch = self.epoch_scores()
+            values |= {"train/epoch_loss": of_epoch.pop("train/loss"), **of_epoch}
+        self.record(values, step)
 
     @property
     def epoch_loss(self) -> float | None:
         """Mean training loss over the rows of the epoch that was recorded last; None before any was."""
         return self._epoch[1] / self._epoch[2] if self._epoch[2] else None
+
+    def epoch_scores(self) -> dict[str, float]:
+        """Returns the mean training loss and the training score of the epoch so far; a collective call under DDP.
+
+        Each batch is measured as it was trained on: with dropout, and before the weights that later batches make.
+        Under mixup there is no score, for no row has one target.
+        """
+        epoch, total, rows = self._epoch
+        total, rows = (total, rows) if epoch == self.trainer.current_epoch else (0.0, 0)
+        if not rows + self._running.rows:
+            return {}
+        loss = (total + sum(self._running.sums())) / (rows + self._running.rows)
+        return {"train/loss": loss, **{f"train/{name}": value for name, value in self._score.compute().items()}}
 
     def record(self, values: Mapping[str, float], step: int) -> None:
         """Sends values to every logger under the current epoch and a number of optimizer steps."""
@@ -285,6 +310,7 @@ class MLPModule(PairBatches, StraightModule):
         """Adds what the next records depend on, so that a resumed run reports what an uninterrupted one does."""
         state = self._running.state_dict()
         state |= {"recorded": self._recorded, "unseen_val_loss": self._unseen, "epoch": list(self._epoch)}
+        state["score"] = self._score.state_dict()
         checkpoint["train_loss"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -293,6 +319,8 @@ class MLPModule(PairBatches, StraightModule):
             self.double()  # Lightning does it after loading, which would round the weights to float32
         if (state := checkpoint.get("train_loss")) and self._trainer is not None:
             self._running.load_state_dict(state, rank=self.global_rank, world_size=self.trainer.world_size)
+            if score := state.get("score"):  # checkpoints of an older version have none
+                self._score.load_state_dict(score, rank=self.global_rank, world_size=self.trainer.world_size)
             self._recorded, self._unseen = state["recorded"], state["unseen_val_loss"]
             self._epoch = tuple(state.get("epoch", (-1, 0.0, 0)))  # checkpoints of an older version have none
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,14 +13,17 @@ from rich.console import Console
 
 from mlp_lab.data.loader import Batch
 from mlp_lab.training.burst import ANY
+from mlp_lab.training.checkpoints import BestCheckpoint, direction
 
 REFRESH_SECONDS = 0.2
-MOST_SCORES = 3  # validation scores shown beside the loss
+MOST_WIDTH = 60  # of losses and scores: with epoch, throughput and mark they fit into 80 characters
 
 
 class EpochTable(ProgressBar):
-    """Shows losses, validation scores and the training throughput; costs one clock reading a step.
+    """Shows losses, scores and the training throughput; costs one clock reading a step.
 
+    `train/*` are over the epoch: the module's `epoch_scores`, where it has such a method. A `*` marks the monitored
+    metric, which `BestCheckpoint` names (val/loss without one), and the epochs in which it was the best so far.
     Throughput is rows per second of training alone, over all processes: without validation, checkpoints and start-up.
     """
 
@@ -32,7 +37,9 @@ class EpochTable(ProgressBar):
         self._started = 0.0
         self._drawn = 0.0
         self._columns: list[str] = []
-        self._best = float("inf")
+        self._monitor = "val/loss"
+        self._best: float | None = None
+        self._validated = False  # in this epoch
         self._enabled = True
 
     def disable(self) -> None:
@@ -48,9 +55,16 @@ class EpochTable(ProgressBar):
         """Training rows per second over the whole run."""
         return self.total_rows / self.total_seconds if self.total_seconds else 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reads which metric is monitored, and starts the clock of an epoch that goes on."""
+        best = next((one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)), None)
+        if best is not None and best.monitor != self._monitor:
+            self._monitor, self._best = best.monitor, best.score
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the epoch's clock."""
-        self.rows, self.seconds = 0, 0.0
+        self.rows, self.seconds, self._validated = 0, 0.0, False
         self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -77,23 +91,26 @@ class EpochTable(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock again."""
-        self._started = time.perf_counter()
+        self._started, self._validated = time.perf_counter(), True
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the epoch's row."""
         self._pause()
         self.total_rows += self.rows
         self.total_seconds += self.seconds
+        of_epoch: dict[str, float] = getattr(pl_module, "epoch_scores", dict)()  # on all processes, together
         if self._enabled:
-            self._print_row(trainer)
+            measured = trainer.callback_metrics.items()  # of an earlier pass, where this epoch had none
+            now = {name: value for name, value in measured if self._validated or not name.startswith("val/")}
+            self._print_row(trainer, {**now, **of_epoch})
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the lowest val/loss so far, which the mark of a resumed run goes on from."""
-        return {"best": self._best}
+        """Returns the best value so far, which the mark of a resumed run goes on from, and its metric."""
+        return {"best": self._best, "monitor": self._monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self._best = state_dict["best"]
+        self._best, self._monitor = state_dict["best"], state_dict.get("monitor", "val/loss")
 
     def _pause(self) -> None:
         if self._started:
@@ -109,20 +126,23 @@ class EpochTable(ProgressBar):
         self.console.file.write(f"\r\x1b[2K{text}")
         self.console.file.flush()
 
-    def _print_row(self, trainer: L.Trainer) -> None:
+    def _print_row(self, trainer: L.Trainer, metrics: Mapping[str, Any]) -> None:
         if self.console.is_terminal:
             self.console.file.write("\r\x1b[2K")
-        metrics = trainer.callback_metrics
-        if not self._columns:
-            scores = [name for name in metrics if name.startswith("val/") and not name.endswith(("/loss", "_sd"))]
-            scores = scores[:MOST_SCORES]
-            self._columns = [name for name in ("train/loss", "val/loss", *scores) if name in metrics]
-            header = "".join(f"{name:>{_width(name)}}" for name in self._columns)
+        columns = _columns(metrics, self._monitor)
+        if not set(columns) <= set(self._columns):  # the first validation may come after some epochs
+            self._columns = columns
+            names = {name: f"{name}*" if name == self._monitor else name for name in self._columns}
+            header = "".join(f"{shown:>{_width(name)}}" for name, shown in names.items())
             self.console.print(f"[bold]{'epoch':>7}{header}{'samples/s':>11}[/bold]")
-        values = "".join(f"{_shown(float(metrics[name])):>{_width(name)}}" for name in self._columns if name in metrics)
-        score = float(metrics.get("val/loss", float("inf")))
-        mark = " [green]*[/green]" if score < self._best else ""
-        self._best = min(self._best, score)
+        values = "".join(
+            f"{_shown(float(metrics[name])) if name in metrics else '':>{_width(name)}}" for name in self._columns
+        )
+        score = float(metrics.get(self._monitor, math.nan))
+        sign = -1.0 if direction(self._monitor) == "max" else 1.0
+        better = math.isfinite(score) and (self._best is None or sign * score < sign * self._best)
+        self._best = score if better else self._best
+        mark = " [green]*[/green]" if better else ""
         last = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         epoch = f"{trainer.current_epoch + 1}/{last}" if last else str(trainer.current_epoch + 1)
         rate = self.rows / self.seconds if self.seconds else 0.0
@@ -130,12 +150,24 @@ class EpochTable(ProgressBar):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Says what the mark means."""
-        if self._enabled and self._columns:
-            self.console.print("[dim]* lowest val/loss so far[/dim]")
+        if self._enabled and self._monitor in self._columns:
+            extreme = "highest" if direction(self._monitor) == "max" else "lowest"
+            self.console.print(f"[dim]* {extreme} {self._monitor} so far[/dim]")
+
+
+def _columns(metrics: Mapping[str, Any], monitor: str) -> list[str]:
+    """Returns the losses, the training score, the monitored metric, and as many other scores as fit beside them."""
+    shown = [name for name in metrics if name.startswith(("train/", "val/")) and not name.endswith("_sd")]
+    chosen = [name for name in shown if name.startswith("train/") or name in ("val/loss", monitor)]
+    for name in shown:
+        if name not in chosen and sum(map(_width, [*chosen, name])) <= MOST_WIDTH:
+            chosen.append(name)
+    order = ("train/loss", *(name for name in shown if name.startswith("train/")), "val/loss", *shown)
+    return [name for name in dict.fromkeys(order) if name in chosen]
 
 
 def _width(name: str) -> int:
-    return max(len(name) + 2, 11)  # five columns and the throughput fit into 80
+    return max(len(name) + 2, 11)
 
 
 def _shown(value: float) -> str:

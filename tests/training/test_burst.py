@@ -200,7 +200,7 @@ def test_the_epoch_table_counts_all_rows() -> None:
     class Counts(EpochTable):
         drawn = 0
 
-        def _print_row(self, trainer: L.Trainer) -> None:
+        def _print_row(self, trainer: L.Trainer, metrics: Any) -> None:
             self.drawn = self.rows
 
     table = Counts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 
 from mlp_lab.data.loader import Batch
+from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.progress import EpochTable
 
 MODULE: Any = L.LightningModule()
@@ -33,7 +35,9 @@ def table(terminal: bool = False) -> tuple[EpochTable, io.StringIO]:
 
 def trainer(**metrics: float) -> Any:
     values = {name.replace("_", "/", 1): torch.tensor(value) for name, value in metrics.items()}
-    return SimpleNamespace(callback_metrics=values, current_epoch=0, max_epochs=12, num_training_batches=10)
+    return SimpleNamespace(
+        callback_metrics=values, current_epoch=0, max_epochs=12, num_training_batches=10, checkpoint_callbacks=[]
+    )
 
 
 def epoch(bar: EpochTable, now: Any, batches: int = 3) -> None:
@@ -53,7 +57,7 @@ def test_it_fits_80_columns_and_a_file_gets_no_control_characters(task: str) -> 
     epoch(bar, now)
     bar.on_train_end(now, MODULE)
     header, row, legend = file.getvalue().splitlines()
-    assert header.split() == ["epoch", "train/loss", "val/loss", *SCORES[task], "samples/s"]
+    assert header.split() == ["epoch", "train/loss", "val/loss*", *SCORES[task], "samples/s"]
     assert row.split()[:3] == ["1/12", "0.5000", "123,456.8"]
     assert row.endswith("*")
     assert legend == "* lowest val/loss so far"
@@ -116,3 +120,71 @@ def test_a_run_without_validation_has_its_own_columns() -> None:
     epoch(bar, now)
     assert file.getvalue().splitlines()[0].split() == ["epoch", "train/loss", "samples/s"]
     assert file.getvalue().splitlines()[1].split()[:2] == ["1", "0.5000"]
+
+
+class Scored(L.LightningModule):
+    """Has the means of its epoch, as `MLPModule` has."""
+
+    def __init__(self, **scores: float) -> None:
+        super().__init__()
+        self.scores = {name.replace("_", "/", 1): value for name, value in scores.items()}
+
+    def epoch_scores(self) -> dict[str, float]:
+        return self.scores
+
+
+@pytest.mark.parametrize("task", SCORES)
+def test_row_shows_the_means_of_the_epoch_and_what_fits_beside_them(task: str) -> None:
+    bar, file = table()
+    now = trainer(train_loss=0.1, val_loss=0.5)
+    now.callback_metrics |= {name: torch.tensor(0.25) for name in SCORES[task]}
+    score = SCORES[task][0].replace("val/", "train_")
+    bar.on_train_start(now, MODULE)
+    bar.on_validation_end(now, MODULE)
+    bar.on_train_epoch_end(now, Scored(train_loss=0.36, **{score: 0.9}))
+    header, row = file.getvalue().splitlines()
+    assert header.split()[:4] == ["epoch", "train/loss", score.replace("_", "/"), "val/loss*"]
+    assert header.split()[4] == SCORES[task][0]
+    assert row.split()[:5] == ["1/12", "0.3600", "0.9000", "0.5000", "0.2500"]
+    assert max(map(len, (header, row))) <= 80
+
+
+def test_mark_is_of_the_monitored_metric(tmp_path: Path) -> None:
+    bar, file = table()
+    for index, (loss, accuracy) in enumerate([(0.5, 0.5), (0.4, 0.4), (0.6, 0.6)]):
+        now = trainer(train_loss=0.0, val_loss=loss, val_accuracy=accuracy)
+        now.checkpoint_callbacks, now.current_epoch = [BestCheckpoint(tmp_path / "best", "val/accuracy")], index
+        if index == 0:
+            bar.on_train_start(now, MODULE)
+        epoch(bar, now)
+    bar.on_train_end(now, MODULE)
+    header, *rows, legend = file.getvalue().splitlines()
+    assert header.split()[2:4] == ["val/loss", "val/accuracy*"]
+    assert [row.endswith("*") for row in rows] == [True, False, True]
+    assert legend == "* highest val/accuracy so far"
+
+
+def test_epoch_without_validation_shows_no_old_scores() -> None:
+    bar, file = table()
+    now = trainer(train_loss=0.5, val_loss=0.25)
+    bar.on_train_epoch_start(now, MODULE)
+    bar.on_train_epoch_end(now, MODULE)
+    epoch(bar, now)
+    assert [line.split()[1:3] for line in file.getvalue().splitlines()] == [
+        ["train/loss", "samples/s"],
+        ["0.5000", "0"],
+        ["train/loss", "val/loss*"],
+        ["0.5000", "0.2500"],
+    ]
+
+
+def test_throughput_of_an_epoch_that_goes_on_counts_from_the_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar, _ = table()
+    now = trainer(train_loss=0.0)
+    clock = iter([10.0, 11.0, 12.0, 12.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    bar.on_train_start(now, MODULE)  # 10; within an epoch there is no on_train_epoch_start
+    bar.on_train_batch_end(now, MODULE, None, BATCH, 7)
+    bar.on_train_batch_end(now, MODULE, None, BATCH, 8)
+    bar.on_train_epoch_end(now, MODULE)
+    assert bar.samples_per_second == 16 / 2

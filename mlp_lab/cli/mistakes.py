@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from traceback import walk_tb
 
 from mlp_lab.errors import UserError
@@ -40,6 +41,8 @@ def one_line(error: BaseException) -> str | None:
         return f"trainer: {_missing_package(text)}"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
         return f"out of memory: {_first_sentence(text)}; lower data.batch_size, data.eval_batch_size or model.width"
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
+        return f"{error.object!r}: the locale's encoding, {error.encoding}, has no such file name; set PYTHONUTF8=1"
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or text}{place}"

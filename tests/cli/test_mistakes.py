@@ -74,3 +74,10 @@ def test_missing_module_is_named() -> None:
         one_line(error) == "trainer: the package deepspeed is not installed; install it with: pip install 'deepspeed'"
     )
     assert one_line(ModuleNotFoundError("No module named 'mlp_lab.x'", name="mlp_lab.x")) is None
+
+
+def test_path_that_the_locale_cannot_encode_says_how_to_use_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    line = "'größe.csv': the locale's encoding, ascii, has no such file name; set PYTHONUTF8=1"
+    assert one_line(UnicodeEncodeError("ascii", "größe.csv", 2, 4, "ordinal not in range")) == line
+    assert one_line(UnicodeEncodeError("cp1252", "→", 0, 1, "no such character")) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,9 @@ def check_config(command: str, config: Any) -> None:
     seed, path, clip = config.get("seed_everything"), config.get("ckpt_path"), config.trainer.gradient_clip_val
     if seed is not None and not 0 <= int(seed) <= LARGEST_SEED:
         raise UserError(f"seed_everything: {seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
+    given = os.environ.get("PL_GLOBAL_SEED", "0")
+    if isinstance(seed, bool) and not (given.isdecimal() and int(given) <= LARGEST_SEED):  # a number overrides it
+        raise UserError(f"PL_GLOBAL_SEED: {given!r} is not a seed; accepted: 0 to {LARGEST_SEED}")
     if clip is not None and clip < 0:
         raise UserError(f"trainer.gradient_clip_val: {clip:g} is negative; use a positive norm, or null")
     for name, value in {"enable_checkpointing": False, "barebones": True}.items():

@@ -32,7 +32,7 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, ValueError) and isinstance(root := _root(error), UserError):
         return str(root)
     if isinstance(error, ValueError) and (built := re.search(r"class_path[ =]'([\w.]+)'", text)):
-        return _not_built(built[1], _root(error))
+        return _not_built(built[1], text, _root(error))
     if isinstance(error, RuntimeError) and "loading state_dict" in text:
         return _architecture(text)
     if isinstance(error, MisconfigurationException):
@@ -58,10 +58,12 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _not_built(path: str, reason: BaseException) -> str:
-    """Says why a class of the config cannot be built."""
-    text = " ".join(str(reason).split())
-    why = _missing_package(text) if isinstance(reason, ModuleNotFoundError) else text
+def _not_built(path: str, text: str, reason: BaseException) -> str:
+    """Says why a class of the config cannot be built: the first error that jsonargparse lists, else the root."""
+    first = re.search(r"Errors: - (?!Problem with given class_path)(.*?)(?= - |$)", text)
+    why = " ".join(str(reason).split()) if first is None else first[1]
+    if "pip install" in text or isinstance(reason, ModuleNotFoundError):
+        why = _missing_package(text if "pip install" in text else why)
     return f"{_extension_key(path)}: {path.rpartition('.')[2]}: {why}"
 
 

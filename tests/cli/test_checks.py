@@ -13,7 +13,7 @@ from mlp_lab.cli.checks import check_monitor, check_training, read_hyperparamete
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.training.module import MLPModule
-from tests.cli.conftest import write_table
+from tests.cli.conftest import Bench, write_table
 
 
 @pytest.fixture
@@ -135,3 +135,13 @@ def test_monitor_is_judged_by_the_rows_that_are_validated(here: Path) -> None:
     for limit in (2, 0.7):
         with pytest.raises(UserError, match="on the 2 validation rows"):
             check_monitor("val/auroc", data, limit)
+
+
+@pytest.mark.parametrize("seed", ["true", "false"])
+def test_seed_of_the_environment_that_is_no_number_is_refused(
+    seed: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "x")
+    answer = bench("fit", "--seed_everything", seed)
+    assert answer == (2, "", "error: PL_GLOBAL_SEED: 'x' is not a seed; accepted: 0 to 4294967295\n")

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from mlp_lab.cli import restart
-from mlp_lab.cli.checks import check_config, check_training, trainer_mistakes
+from mlp_lab.cli.checks import check_config, check_extensions, check_training, trainer_mistakes
 from mlp_lab.cli.endings import end_by_signal, finish_loggers, how_to_go_on, kept_state
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
@@ -262,6 +262,7 @@ class BenchCLI(LightningCLI):
         """
         trainer = self.trainer
         check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
+        check_extensions(trainer, cast(TensorDataModule, self.datamodule))
         if self.invocation.resumed and self.metrics is not None and not kwargs.get("ckpt_path"):
             self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         try:

@@ -126,11 +126,14 @@ def check_training(trainer: L.Trainer, model: MLPModule, data: TensorDataModule)
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, BestCheckpoint):
             check_monitor(callback.monitor, data, trainer.limit_val_batches)
-    _check_extensions(trainer, data)
 
 
-def _check_extensions(trainer: L.Trainer, data: TensorDataModule) -> None:
-    """Refuses what Lightning offers and a recorded run cannot use, and a metric that no run logs."""
+def check_extensions(trainer: L.Trainer, data: TensorDataModule) -> None:
+    """Checks that a recorded run can use the parts of Lightning that its config names.
+
+    Raises:
+        UserError: It cannot, or one of them monitors a validation metric that no run logs.
+    """
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError(
             "trainer.strategy: it trains in processes that leave their record behind when they end; "

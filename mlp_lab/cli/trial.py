@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 
 from mlp_lab.cli.bench import BenchCLI
-from mlp_lab.cli.checks import check_config, check_monitor, check_training, trainer_mistakes
+from mlp_lab.cli.checks import check_config, check_extensions, check_monitor, check_training, trainer_mistakes
 from mlp_lab.cli.mistakes import one_line
 from mlp_lab.cli.parser import known_keys
 from mlp_lab.cli.runs import expand
@@ -182,6 +182,7 @@ class TrialBuilder:
         if here:
             trainer = build_trainer(trainer_settings(config))
             check_training(trainer, module, data)
+            check_extensions(trainer, data)
 
     def build(self, settings: Mapping[str, object], seed: int) -> Run:
         """Builds module, data and the trainer's settings, seeded as `fit` seeds them.

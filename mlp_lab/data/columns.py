@@ -117,6 +117,21 @@ def infer_columns(
     return tuple(columns)
 
 
+def read_cells(frame: pd.DataFrame, columns: Sequence[Column], readings: Mapping[str, ColumnReading]) -> pd.DataFrame:
+    """Returns the frame with text that is read as numbers or dates as such, so that it is not read again.
+
+    A column with cells that are to be refused stays as it is.
+    """
+    read = {}
+    for column in columns:
+        cells, reading = frame.get(column.name), readings.get(column.name)
+        if cells is None or reading is None or reading.values is None or not pd.api.types.is_string_dtype(cells):
+            continue
+        if column.stray or (reading.values.isna().to_numpy() == cells.isna().to_numpy()).all():
+            read[column.name] = reading.values.set_axis(frame.index)
+    return frame.assign(**read)
+
+
 def _judge(
     cells: pd.Series, reading: ColumnReading, train: slice | NDArray[np.bool_], reason: str, *, exact: bool
 ) -> Column:

@@ -7,9 +7,8 @@ what was fitted, so that a new file is read in the same way.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -37,17 +36,17 @@ PLACEHOLDERS = frozenset({"n.a.", "n.a", "n/a", "none", "nil", "missing", "nan"}
 EXACT = 2**53
 """Beyond this float64 does not hold every whole number."""
 SAMPLE = 1000
-"""Distinct cells, spread over the table, that decide which formats of dates are tried."""
+"""Distinct cells, spread over the table, that decide which notations are tried on all of them."""
 
 _SPACES = "[ \u00a0\u2009\u202f]"
 _GROUP = {",": ",", ".": r"\.", " ": _SPACES, "'": "['\u2019]"}
 _CURRENCY = (
-    r"(?:US\$|R\$|[$\u20ac\u00a3\u00a5\u20b9\u20bd\u20a9]|z\u0142|kr\.?|Fr\.|"
+    r"(?:US\$|R\$|[$€£¥₹₽₩]|zł|kr\.?|Fr\.|"
     r"EUR|USD|GBP|CHF|JPY|CNY|INR|CAD|AUD|NZD|SEK|NOK|DKK|PLN|CZK|BRL|MXN|ZAR)"
 )
 UNIT = rf"%|{_CURRENCY}"
 """Pattern of what may stand before or behind a number."""
-_TIME = r"(?:[T ]\s*(\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[AaPp]\.?[Mm]\.?)?))?"
+_TIME = r"(?:[T ]\s*(?P<time>\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?\s*(?:[AaPp]\.?[Mm]\.?)?))?"
 _DATE_SHAPES: dict[str, tuple[str, ...]] = {  # shape of a day to formats, the preferred one first
     r"\d{4}-\d{1,2}-\d{1,2}": ("%Y-%m-%d",),
     r"\d{4}/\d{1,2}/\d{1,2}": ("%Y/%m/%d",),
@@ -80,27 +79,29 @@ class Notation:
         codes, values = pd.factorize(texts)
         words = pd.Series(values, dtype="str")
         read = read_dates(words, self.date_format) if self.date_format else self._numbers(words)
-        absent = pd.NaT if self.date_format else np.nan
-        taken = pd.concat([read, pd.Series([absent], dtype=read.dtype)], ignore_index=True)
-        return taken.iloc[codes].set_axis(texts.index)
+        absent = pd.Series([pd.NaT if self.date_format else np.nan], dtype=read.dtype)
+        return pd.concat([read, absent], ignore_index=True).iloc[codes].set_axis(texts.index)
 
     def _numbers(self, words: pd.Series) -> pd.Series:
         """Reads numbers; but for plain ones, with a currency, a percent sign, or parentheses for a negative amount."""
         if self == PLAIN:
-            return pd.to_numeric(words, errors="coerce").astype("float64")
+            return _to_float(words)
         group, point = _GROUP.get(self.thousands, ""), _GROUP[self.decimal]
         inner = rf"(?:{group}\d{{2,3}})*{group}\d{{3}}" if self.thousands == "," else rf"(?:{group}\d{{3}})+"
         whole = rf"(?:\d{{1,3}}{inner}|\d+)" if group else r"\d+"
         number = rf"(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
         sign, unit = "[+\u2212-]?", rf"{_SPACES}*(?:{UNIT})?{_SPACES}*"
-        plain = rf"{sign}{unit}{sign}{number}{unit}"
-        fits = words.str.fullmatch(plain) | words.str.fullmatch(rf"\({unit}{number}{unit}\)")
-        body = words.where(fits).str.replace(rf"{UNIT}|{_SPACES}|\)", "", regex=True)
-        body = body.str.replace("[\u2212(]", "-", regex=True)
-        if group:
-            body = body.str.replace(group, "", regex=True)
-        numbers: pd.Series = pd.to_numeric(body.str.replace(self.decimal, ".", regex=False), errors="coerce")
-        return numbers.astype("float64")
+        cells = _array(words)
+        fits = _matches(cells, rf"{sign}{unit}{sign}{number}{unit}|\({unit}{number}{unit}\)")
+        body = pc.if_else(fits, cells, None)
+        for pattern, replacement in (
+            (rf"{UNIT}|{_SPACES}|\)", ""),
+            ("[\u2212(]", "-"),
+            *([(group, "")] if group else []),
+            (point, "."),
+        ):
+            body = pc.replace_substring_regex(body, pattern, replacement)
+        return _to_float(pd.Series(body.to_pandas(), index=words.index, dtype="str"))
 
 
 PLAIN = Notation()
@@ -152,34 +153,46 @@ def plain_numbers(texts: pd.Series) -> pd.Series:
     Text stays where it has leading zeros, where points may group thousands in every cell, where few numbers are written
     in several ways (3.1 and 3.10), and where integers are too long for float64.
     """
-    numbers = _cast(texts)
-    if numbers is None or numbers.isna().to_numpy().sum() != texts.isna().to_numpy().sum():
+    cells = _array(texts)
+    try:
+        numbers = pd.Series(
+            pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False), index=texts.index, name=texts.name
+        )
+    except pa.ArrowInvalid:
         return texts
-    present = texts.dropna()
-    if present.empty:
-        return numbers
-    known = numbers.dropna()
-    is_fraction = pd.api.types.is_float_dtype(numbers) and bool((known % 1 != 0).any())
-    few = known.nunique() <= STRAY_DISTINCT
-    if (
-        bool(present.str.match(r"0\d").any())
-        or (is_fraction and bool(present.str.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}").all()))
-        or (is_fraction and few and present.nunique() > known.nunique())
-        or (pd.api.types.is_float_dtype(numbers) and bool(present.str.match(r"[+-]?\d{16}").any()))
-    ):
+    known = numbers[numbers.notna()]
+    if len(known) < len(cells) - cells.null_count:  # the word nan
         return texts
-    return numbers
+    is_fraction = bool((known % 1 != 0).any())
+    if _matches(cells, r"0\d.*").true_count:
+        return texts
+    if is_fraction:
+        grouped = _matches(cells, r"[+-]?[1-9]\d{0,2}\.\d{3}").true_count == len(known)
+        distinct = known.nunique()
+        respelt = distinct <= STRAY_DISTINCT and texts.nunique() > distinct
+        return texts if grouped or respelt else numbers
+    for kind in (pa.int64(), pa.uint64()) if len(known) == len(texts) else ():
+        with suppress(pa.ArrowInvalid):
+            return pd.Series(pc.cast(cells, kind).to_numpy(), index=texts.index, name=texts.name)
+    return texts if len(known) and known.abs().max() >= EXACT else numbers
 
 
-def _cast(texts: pd.Series) -> pd.Series | None:
-    """Returns text as numbers, or None if a cell is none; PyArrow rounds as Python does and reads ten times as fast."""
+def _array(texts: pd.Series) -> pa.Array:
     cells = pa.array(texts, from_pandas=True)
-    for kind in (pa.int64(), pa.uint64(), pa.float64()):
-        try:
-            return pd.Series(pc.cast(cells, kind).to_numpy(zero_copy_only=False), index=texts.index, name=texts.name)
-        except pa.ArrowInvalid:
-            continue
-    return None
+    return cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+
+
+def _matches(cells: pa.Array, pattern: str) -> pa.BooleanArray:
+    """Tells which cells a pattern matches from their first to their last character; missing ones stay missing."""
+    return pc.match_substring_regex(cells, f"^(?:{pattern})$")
+
+
+def _to_float(words: pd.Series) -> pd.Series:
+    """Returns plain numbers as float64, NaN where a word is none; PyArrow reads ten times as fast, but only numbers."""
+    try:
+        return pd.Series(pc.cast(_array(words), pa.float64()).to_numpy(zero_copy_only=False), index=words.index)
+    except pa.ArrowInvalid:
+        return pd.to_numeric(words, errors="coerce").astype("float64")
 
 
 def read_dates(words: pd.Series, date_format: str) -> pd.Series:
@@ -189,15 +202,24 @@ def read_dates(words: pd.Series, date_format: str) -> pd.Series:
     """
     if date_format == ISO:
         return _moments(words.str.replace(r"(\.\d{6})\d+", r"\1", regex=True), ISO)
-    moments = _moments(words, date_format)
-    rest = words[moments.isna() & words.notna()]
-    if len(rest):
-        pieces = rest.str.strip().str.extract(rf"^(.*?){_TIME}$")
-        days = _moments(pieces[0].str.replace(",", "", regex=False), date_format.replace(",", ""))
-        moments.loc[rest.index] = days + pieces[1].map(_time_of_day, na_action="ignore").astype("timedelta64[us]")
-        no_time = rest.index[pieces[1].isna()]
-        moments.loc[no_time] = days.loc[no_time]
+    if "%H" in date_format or "%I" in date_format:
+        return _moments(words, date_format)
+    days, times = _days_and_times(words)
+    moments = _moments(days.str.replace(",", "", regex=False), date_format.replace(",", ""))
+    known = times[times.notna()]
+    codes, distinct = pd.factorize(known)
+    since_midnight = np.array([_time_of_day(str(time)) for time in distinct], dtype="timedelta64[us]")
+    moments.loc[known.index] += since_midnight[codes]
     return moments
+
+
+def _days_and_times(words: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Splits texts into what stands before a time of day, and that time, which may be missing."""
+    pieces = pc.extract_regex(_array(words.str.strip()), rf"^(?P<day>.*?){_TIME}$")
+    return tuple(  # type: ignore[return-value]
+        pd.Series(pc.struct_field(pieces, name).to_pandas(), index=words.index, dtype="str").replace("", None)
+        for name in ("day", "time")
+    )
 
 
 def find_numbers(texts: pd.Series, settings: NotationSettings, *, decimal: str = ".") -> Reading:
@@ -213,7 +235,11 @@ def find_numbers(texts: pd.Series, settings: NotationSettings, *, decimal: str =
     notations = [Notation(decimal=point, thousands=group) for point in decimals for group in groups if group != point]
     notations.sort(key=lambda item: item.thousands not in ",.")  # both usual notations before the rarer ones
     notations.insert(0 if decimals[0] == "." else 1 if settings.decimal is None else len(notations), PLAIN)
-    return _best([partial(_read, texts, notation) for notation in notations])
+    sample = _sample(texts)
+    shares = {item: _read(sample, item).share for item in notations}
+    likely = max(shares.values()) - STRAY_SHARE
+    chosen = [item for item in notations if shares[item] >= likely and shares[item] > 0] or [PLAIN]
+    return _best([_read(texts, notation) for notation in chosen])
 
 
 def find_dates(texts: pd.Series, settings: NotationSettings, *, day_first: bool | None = None) -> Reading | None:
@@ -226,18 +252,16 @@ def find_dates(texts: pd.Series, settings: NotationSettings, *, day_first: bool 
     """
     if settings.date_format and (given := _read(texts, Notation(date_format=settings.date_format))).share > 0:
         return given
-    words = pd.Series(texts.dropna().unique(), dtype="str")
-    words = words.iloc[:: 1 + len(words) // SAMPLE]
-    days = words.str.extract(rf"^(.*?){_TIME}$")[0]
-    iso = words.str.match(r"\d{4}-\d{2}-\d{2}(?:$|[T ])")
-    shapes = {shape: float(days.str.fullmatch(shape).mean()) for shape in _DATE_SHAPES}
+    words = _sample(texts)
+    days = _array(_days_and_times(words)[0])
+    shapes = {shape: _matches(days, shape).true_count / len(words) for shape in _DATE_SHAPES}
     shape = max(shapes, key=lambda item: shapes[item])
-    if iso.mean() >= PLACEHOLDER_SHARE:
+    if _matches(_array(words), r"\d{4}-\d{2}-\d{2}(?:[T ].*)?").true_count >= PLACEHOLDER_SHARE * len(words):
         return _read(texts, Notation(date_format=ISO))
     if shapes[shape] < PLACEHOLDER_SHARE:
         return None
     formats = sorted(_DATE_SHAPES[shape], key=lambda item: day_first is not None and is_day_first(item) != day_first)
-    return _best([partial(_read, texts, Notation(date_format=item)) for item in formats])
+    return _best([_read(texts, Notation(date_format=item)) for item in formats])
 
 
 def is_day_first(date_format: str) -> bool:
@@ -269,6 +293,12 @@ def is_readable(texts: pd.Series, values: pd.Series) -> bool:
     return few or len(strays) <= STRAY_SHARE * present
 
 
+def units(texts: pd.Series) -> list[str]:
+    """Returns the distinct currencies and percent signs beside numbers, an empty one where a cell has none."""
+    found = pc.extract_regex(_array(texts.dropna()), f"(?P<unit>{UNIT})")
+    return [unit or "" for unit in pc.unique(pc.struct_field(found, "unit")).to_pylist()]
+
+
 def is_placeholder(cell: object) -> bool:
     """Tells whether a cell, in a column of numbers, says that there is none.
 
@@ -285,9 +315,14 @@ def _read(texts: pd.Series, notation: Notation) -> Reading:
     return Reading(notation=notation, values=values, share=float(values.notna().sum()) / present)
 
 
-def _best(attempts: list[Callable[[], Reading]]) -> Reading:
+def _sample(texts: pd.Series) -> pd.Series:
+    """Returns distinct cells, spread over the table."""
+    words = pd.Series(texts.dropna().unique(), dtype="str")
+    return words.iloc[:: 1 + len(words) // SAMPLE].reset_index(drop=True)
+
+
+def _best(readings: list[Reading]) -> Reading:
     """Returns the first of the readings with the largest share, and the notation of its first rival, if any."""
-    readings = [attempt() for attempt in attempts]
     best = max(readings, key=lambda reading: reading.share)
     rivals = [item for item in readings if item.share == best.share > 0 and not item.values.equals(best.values)]
     other = rivals[0].notation if rivals else None

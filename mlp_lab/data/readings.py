@@ -19,7 +19,6 @@ from mlp_lab.data.notation import (
     PLAIN,
     STRAY_DISTINCT,
     STRAY_SHARE,
-    UNIT,
     Notation,
     NotationSettings,
     Reading,
@@ -28,6 +27,7 @@ from mlp_lab.data.notation import (
     has_order,
     is_day_first,
     is_readable,
+    units,
 )
 from mlp_lab.flags import flag
 
@@ -106,7 +106,7 @@ def _may_be_read(cells: pd.Series) -> bool:
     """Tells whether a column is text of which half of the cells have a digit."""
     if not isinstance(cells.dtype, pd.StringDtype) or not cells.notna().any():
         return False
-    return bool(cells.dropna().str.contains(r"\d").mean() >= PLACEHOLDER_SHARE)
+    return bool(cells.str.contains("[0-9]").mean() >= PLACEHOLDER_SHARE)
 
 
 def _find_numbers(frame: pd.DataFrame, texts: dict[str, pd.Series], settings: NotationSettings) -> dict[str, Reading]:
@@ -144,7 +144,10 @@ def _find_dates(texts: Mapping[str, pd.Series], settings: NotationSettings) -> d
     if len(orders) != 1:
         return readings
     (day_first,) = orders
-    return {name: find_dates(texts[name], settings, day_first=day_first) or item for name, item in readings.items()}
+    for name, reading in readings.items():
+        if reading.other is not None:
+            readings[name] = find_dates(texts[name], settings, day_first=day_first) or reading
+    return readings
 
 
 def _settle(cells: pd.Series, numbers: Reading, dates: Reading | None, settings: NotationSettings) -> ColumnReading:
@@ -210,9 +213,9 @@ def _number_remarks(cells: pd.Series, reading: Reading) -> tuple[str, ...]:
             f"{name}: {texts.iloc[place]!r} is read as {reading.values[texts.index].iloc[place]:.15g}; "
             f"{keys} reads it as {rival.iloc[place]:.15g}"
         )
-    units = [unit or "no unit" for unit in texts.str.extract(f"({UNIT})")[0].fillna("").unique()]
-    if reading.notation != PLAIN and len(units) > 1:
-        remarks.append(f"{name}: cells with {', '.join(units[:-1])} and {units[-1]} are read as numbers of one unit")
+    if reading.notation != PLAIN and len(found := units(texts)) > 1:
+        names = sorted(unit or "no unit" for unit in found)
+        remarks.append(f"{name}: cells with {', '.join(names[:-1])} and {names[-1]} are read as numbers of one unit")
     if reading.notation == PLAIN and (pair := _same_number(texts, reading.values)):
         keys = flag("data.categorical", [name])
         remarks.append(f"{name}: {pair[0]!r} and {pair[1]!r} are the same number; {keys} keeps them apart")

@@ -238,10 +238,10 @@ def _plain(column: pd.Series, missing_values: Sequence[str]) -> pd.Series:
 
 def _plain_number(column: pd.Series, missing_values: Sequence[str]) -> pd.Series | None:
     """Returns numbers as int64, uint64 or float64; None for whole numbers beside a gap that float64 does not hold."""
-    absent = pd.to_numeric(pd.Series(missing_values, dtype="str"), errors="coerce").dropna()
-    gaps = column.isna() | column.isin(absent.tolist())
+    absent = pd.to_numeric(pd.Series(missing_values, dtype="str"), errors="coerce").dropna().tolist()
+    gaps = column.isna() | column.isin(absent) if absent else column.isna()
     if not pd.api.types.is_integer_dtype(column):
-        return column.astype("float64").mask(gaps)
+        return column.astype("float64").mask(gaps) if absent else column.astype("float64")
     known = column[~gaps]
     if not gaps.any():
         large = len(known) > 0 and int(known.max()) > np.iinfo("int64").max

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlp_lab.data.columns import Column, infer_columns
+from mlp_lab.data.columns import Column, infer_columns, read_cells
 from mlp_lab.data.description import Description, print_columns, print_description, print_fitted
 from mlp_lab.data.module import Loaded, Part, TensorDataModule, check_train_rows
 from mlp_lab.data.notation import NotationSettings
@@ -213,7 +213,8 @@ class TabularDataModule(TensorDataModule):
             dropped = [Column(name=name, kind="dropped", note="by data.drop") for name in roles.drop]
             shape = source.named.image_shape if source.named else ()
             print_columns(source.label, [*columns, *dropped], shape)
-        preprocessor = Preprocessor.fit(train, columns, scaling=self.scaling)
+        frame = read_cells(frame, columns, readings)
+        preprocessor = Preprocessor.fit(take_rows(frame, codes, TRAIN), columns, scaling=self.scaling)
         if not preprocessor.numeric_features and not preprocessor.categorical:
             raise UserError(f"{table_of(frame)} has no column to predict {', '.join(roles.target)} from")
         parts = self._with_cells(split_parts(frame, codes, preprocessor, target), source, codes, target)

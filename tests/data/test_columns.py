@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlp_lab.data.columns import Column, infer_columns, to_numbers
-from mlp_lab.data.notation import Notation
+from mlp_lab.data.columns import Column, infer_columns, read_cells, to_numbers
+from mlp_lab.data.notation import Notation, NotationSettings
+from mlp_lab.data.readings import read_columns
 from mlp_lab.data.tables import plain_columns
 from mlp_lab.errors import UserError
 
@@ -134,6 +135,15 @@ def test_infer_columns_decides_kinds_on_all_rows_and_statistics_on_training_rows
         assert column.note == "1 not a number, such as 'n.a.'"
     small = infer_columns(frame, training=np.arange(ROWS) < 7)[0]
     assert (small.values, small.distinct) == ("0.1429 … 1", 7)
+
+
+def test_read_cells_reads_text_once_and_leaves_what_is_to_be_refused() -> None:
+    frame = plain_columns(pd.DataFrame({"x": ["1,5", "2,5"], "when": ["31.12.2024", "01.01.2024"], "odd": ["1", "b"]}))
+    readings = read_columns(frame, NotationSettings(), numeric=["odd"])
+    read = read_cells(frame, infer_columns(frame, numeric=["odd"], readings=readings), readings)
+    assert read["x"].tolist() == [1.5, 2.5]
+    assert read["when"].dt.year.tolist() == [2024, 2024]
+    assert read["odd"].tolist() == ["1", "b"]
 
 
 def test_infer_columns_without_a_training_value_drops_the_column() -> None:

@@ -77,7 +77,7 @@ def test_read_columns_kind(cells: list[Any], kind: str, note: str) -> None:
 
 def test_read_columns_remarks_on_units_and_spellings_of_one_number() -> None:
     assert _read(x=["$5", "€ 6", "7"])["x"].remarks == (
-        "x: cells with $, € and no unit are read as numbers of one unit",
+        "x: cells with $, no unit and € are read as numbers of one unit",
     )
     assert _read(v=["3.1", "3.10", "3.9"])["v"].remarks == (
         "v: '3.1' and '3.10' are the same number; --data.categorical '[v]' keeps them apart",

@@ -296,10 +296,8 @@ class TabularDataModule(TensorDataModule):
         if source.named and roles.target == (source.named.target,):
             return source.named.task
         targets = rows[list(roles.target)]
-        if roles.target_is_number:
-            return "regression"
-        task = infer_task(targets, readings)
-        self._inferred = explain_task(targets, readings, task)
+        task: TaskName = "regression" if roles.target_is_number else infer_task(targets, readings)
+        self._inferred = "" if roles.target_is_number else explain_task(targets, readings, task)
         return task
 
     def _draw(self, rows: pd.DataFrame, roles: Roles, task: TaskName, *, ratios: Sequence[float]) -> NDArray[np.uint8]:

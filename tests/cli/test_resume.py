@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 from mlp_lab.cli.resume import check_changes
+from mlp_lab.data.parts import is_fitted_by_older_version
 from mlp_lab.errors import UserError
 from mlp_lab.training.tracking import RunDirectory
 from tests.cli.conftest import Answer, Bench, write_config, write_table
@@ -191,3 +193,23 @@ def test_other_settings_of_early_stopping_train_on(here: Path, bench: Bench, cha
     answer = fit(bench, "--resume", "run", *changed)
     assert "nothing left" not in answer.out
     assert pd.read_csv(here / "run" / "metrics.csv")["epoch"].max() == 2
+
+
+def test_resume_of_an_older_version_takes_its_preprocessing(bench: Bench, here: Path) -> None:
+    """Older versions fitted a date as one number; fitted anew, it has parts, which the weights do not fit."""
+    table = pd.read_csv(write_table(here / "table.csv"))
+    table["day"] = pd.date_range("2024-01-01", periods=len(table)).astype(str)
+    table.to_csv(here / "table.csv", index=False)
+    fit(bench, "--config", write_config(here / "config.yaml"), "--run.dir", "run", "--data.drop", "[day]")
+    assert not is_fitted_by_older_version(here / "run" / "checkpoints" / "last.ckpt")
+    for config in (here / "run").glob("*.yaml"):
+        config.write_text(re.sub(r"drop:\n\s*- day", "drop: null", config.read_text()))
+    for checkpoint in (here / "run" / "checkpoints").glob("*.ckpt"):
+        saved = torch.load(checkpoint, weights_only=True)
+        for name in ("forms", "notations", "date_parts", "ranges", "complete"):
+            del saved["TabularDataModule"]["state"]["preprocessor"][name]
+        torch.save(saved, checkpoint)
+    fit(bench, "--resume", "run", "--trainer.max_epochs", "2")
+    fit(bench, "--resume", "run", "--trainer.max_epochs", "3")
+    fit_state = torch.load(here / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert fit_state["TabularDataModule"]["spec"]["numeric"] == ["a", "b"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -185,10 +186,7 @@ class Together(Alone):
         broken: Exception | None = None
         try:
             path = chunk.checkpoint if chunk is not None else None
-            trainer = one_process_trainer(settings)
-            networks = [run.module.model for run in runs]
-            with computing_with(one_process_threads(trainer, networks, first.data.batch_size)):
-                trainer.fit(module, first.data, ckpt_path=path, weights_only=True)
+            fit_stack(settings, module, runs, path)
         except NonFiniteError:
             members.note_failures(module)
         except Exception as error:
@@ -217,6 +215,13 @@ class Together(Alone):
             return
         for half in (points[: len(points) // 2], points[len(points) // 2 :]):
             self.train(half, judge, tell)
+
+
+def fit_stack(settings: Mapping[str, Any], module: PopulationModule, runs: Sequence[Run], path: Path | None) -> None:
+    """Fits a population of some runs, from a checkpoint where there is one; nothing keeps the trainer afterwards."""
+    trainer, data = one_process_trainer(settings), runs[0].data
+    with computing_with(one_process_threads(trainer, [run.module.model for run in runs], data.batch_size)):
+        trainer.fit(module, data, ckpt_path=path, weights_only=True)
 
 
 def stack(runs: Sequence[Run]) -> PopulationModule:

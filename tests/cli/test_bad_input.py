@@ -219,9 +219,8 @@ MISTAKES = {
     "test --run run --ckpt_path pickled.ckpt": "ckpt_path: pickled.ckpt is not a checkpoint, or not a whole one; use …",
     "test --run run --model.width 7": "model.width: 7 is not what the checkpoint was trained with (8); use the …",
     "test --run run --model.activation tanh": "model.activation: tanh is not what the checkpoint was trained …",
-    "fit --resume run --model.width 7": "ckpt_path: the checkpoint is of another architecture "
-    "(model.blocks.0.linear.weight has shape [8, 6] in the checkpoint and [7, 6] in this config's model); …",
-    "fit --resume run --model.depth 2": "ckpt_path: the checkpoint is of another architecture (…",
+    "fit --resume run --model.width 7": "model.width: 7 cannot replace 8 in a run that goes on; leave it out, or …",
+    "fit --resume run --model.depth 2": "model.depth: 2 cannot replace 1 in a run that goes on; leave it out, or …",
     "fit --resume run --trainer.max_epochs 2 --data.path other.csv": "data: its fingerprint is …; resume on …",
     "predict --run run --data.path lacking.csv": "data.path: lacking.csv lacks column(s) 'b', which the model was …",
     "predict --run run --data.path text.csv": "data.path: text.csv, column 'a', line 4: 'seven' is not a number; …",

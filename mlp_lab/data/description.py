@@ -148,7 +148,7 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     shown = columns[:MOST_ROWS]
     table.add_column(
-        "column", no_wrap=True, overflow="ellipsis", width=max(6, *(min(28, len(item.name)) for item in shown))
+        "column", no_wrap=True, overflow="ellipsis", width=max([6, *(min(28, len(item.name)) for item in shown)])
     )
     table.add_column("kind", no_wrap=True, width=11)
     table.add_column("missing", justify="right", no_wrap=True, width=7)

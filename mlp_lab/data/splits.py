@@ -100,8 +100,8 @@ def split_rows(
     sizes = torch.bincount(strata)  # (C,)
     if labels is not None and shares[TRAIN] < 1:
         _check_class_sizes(sizes, classes, key=key)
-    quotas = torch.stack([_quotas(sizes, shares[part]) for part in (VAL, TEST)])  # (2, C)
-    quotas[1] = torch.minimum(quotas[1], (sizes - 1 - quotas[0]).clamp(min=0))
+    val = _quotas(sizes, shares[VAL], room=sizes - 1)  # (C,)
+    quotas = torch.stack([val, _quotas(sizes, shares[TEST], room=sizes - 1 - val)])  # (2, C)
     for part, quota in zip((VAL, TEST), quotas, strict=True):
         if shares[part] > 0 and quota.sum() == 0:
             raise UserError(
@@ -120,16 +120,17 @@ def _check_class_sizes(sizes: Tensor, classes: Sequence[str] | None, *, key: str
         )
 
 
-def _quotas(sizes: Tensor, share: float) -> Tensor:
+def _quotas(sizes: Tensor, share: float, *, room: Tensor) -> Tensor:
     """Returns how many rows of each class make up `share` of all rows, (C,).
 
     Largest remainders: each class's share is rounded down, then up where the fraction is largest until the sum is the
-    rounded share of the whole. A class never gives its last row.
+    rounded share of the whole. No class gives more rows than it has room for, (C,).
     """
+    room = room.clamp(min=0)
     exact = sizes.double() * share  # (C,)
-    quotas = exact.floor().long()
+    quotas = torch.minimum(exact.floor().long(), room)
     missing = round(share * int(sizes.sum())) - int(quotas.sum())
-    fractions = torch.where(quotas + 1 < sizes, exact - quotas, -1.0)
+    fractions = torch.where(quotas < room, exact - quotas, -1.0)
     winners = fractions.argsort(descending=True, stable=True)[: max(missing, 0)]
     quotas[winners[fractions[winners] > 0]] += 1
     return quotas

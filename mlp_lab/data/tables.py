@@ -26,7 +26,16 @@ import pyarrow.parquet
 
 from mlp_lab.data.notation import EXACT, plain_numbers
 from mlp_lab.data.origins import Origin, table_of
-from mlp_lab.data.text_files import COMPRESSIONS, TEXT_SUFFIXES, UNNAMED, open_text, read_header, refuse_short_rows
+from mlp_lab.data.text_files import (
+    COMPRESSIONS,
+    TEXT_SUFFIXES,
+    UNNAMED,
+    open_text,
+    read_header,
+    refuse_long_rows,
+    refuse_short_rows,
+    skip_separator_line,
+)
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.flags import flag
 from mlp_lab.paths import expand_path
@@ -174,18 +183,23 @@ def _read_text(path: Path, missing_values: Sequence[str], text: Sequence[str], k
     names = _distinct(header.names, path, key)
     with warnings.catch_warnings(), open_text(path, key) as stream:
         warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas only warns when it cuts rows off
-        frame = pd.read_csv(
-            stream,
-            sep=header.separator,
-            header=0,
-            names=names,
-            index_col=False,
-            dtype=str,  # as written; `plain_numbers` finds out which columns are numbers
-            na_values=["", *missing_values],
-            keep_default_na=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
+        skip_separator_line(stream)
+        try:
+            frame = pd.read_csv(
+                stream,
+                sep=header.separator,
+                header=0,
+                names=names,
+                index_col=False,
+                dtype=str,  # as written; `plain_numbers` finds out which columns are numbers
+                na_values=["", *missing_values],
+                keep_default_na=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
+        except (pd.errors.ParserError, pd.errors.ParserWarning):
+            refuse_long_rows(path, header, key)
+            raise
     named = [name for name, written in zip(names, header.names, strict=True) if written]
     if len(names) > 1 and named and frame[named[-1]].isna().any():  # pandas fills a short row up with missing cells
         refuse_short_rows(path, header, key)

@@ -6,6 +6,7 @@ A line in a message is a line of the file, counted from 1, the header's.
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -16,17 +17,33 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from mlp_lab.errors import UserError
 
 TEXT_SUFFIXES: tuple[str, ...] = (".csv", ".tsv", ".txt")
 COMPRESSIONS: tuple[str, ...] = (".gz", ".bz2", ".xz", ".zip")
 SEPARATORS: tuple[str, ...] = (",", "\t", ";", "|")
+FOREIGN: dict[bytes, str] = {
+    b"PK\x03\x04": "an Excel workbook or another ZIP file; save the sheet as CSV, or give a .zip file its suffix",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV",
+    b"PAR1": "a Parquet file; give it the suffix .parquet",
+    b"\x1f\x8b": "a gzip file; give it the suffix .gz",
+    b"BZh": "a bzip2 file; give it the suffix .bz2",
+    b"\xfd7zXZ": "an xz file; give it the suffix .xz",
+    b"%PDF-": "a PDF file; export the table as CSV",
+    b"<!doctype html": "a web page; download the table itself",
+    b"<html": "a web page; download the table itself",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the table itself with `git lfs pull`",
+}
+"""First bytes, in lower case where they are words, of files that are often given as text tables."""
 UNNAMED = "Unnamed: "
 """How the name begins that a column gets which has none in the header."""
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 _SAMPLE = 20
 """Lines below the header that are compared with it to find the separator."""
+_SHOWN = 60
+"""Characters of a header that a message shows."""
 _LONGEST_HEADER = 1_000_000
 """Characters after which an open quote in the header is not followed any further."""
 
@@ -45,17 +62,20 @@ def read_header(path: Path, key: str) -> Header:
     as many cells (`0,5;1,5` below `a;b` has a decimal comma); of several, the one that gives the most columns.
 
     Raises:
-        UserError: The file is empty, or its first line holds only numbers.
+        UserError: The file is empty, its first line holds only numbers, or only spaces part its cells.
     """
     with open_text(path, key) as stream:
+        told = skip_separator_line(stream)
         first = _first_record(stream)
         sample = [line for _, line in zip(range(_SAMPLE), stream, strict=False)]
     if not first:
         raise UserError(f"{key}: {path} is empty")
-    headers = [Header(separator, next(_records([first], separator))) for separator in SEPARATORS]
+    headers = [Header(separator, next(_records([first], separator))) for separator in told or SEPARATORS]
     parted = [header for header in headers if len(header.names) > 1]
+    if not parted and _parted_by_spaces(first, sample):
+        raise UserError(f"{key}: {path} has spaces between its cells; use commas, tabs, semicolons or | instead")
     best = max(parted, key=lambda header: (_agreement(header, sample), len(header.names)), default=headers[0])
-    if all(re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", name) for name in best.names):
+    if all(re.fullmatch(NUMBER, name.strip()) for name in best.names):
         raise UserError(f"{key}: {path} has no header: its first line ({first.strip()[:40]}) holds only numbers")
     return Header(best.separator, [name.strip() for name in best.names])
 
@@ -66,6 +86,13 @@ def _first_record(stream: TextIO) -> str:
     while record.count('"') % 2 and len(record) < _LONGEST_HEADER and (line := stream.readline()):
         record += line
     return record
+
+
+def _parted_by_spaces(header: str, sample: Sequence[str]) -> bool:
+    """Says whether every line has as many words as the header, several, and a number is among those of the first."""
+    rows = [line.split() for line in (header, *sample) if line.strip()]
+    same = len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows}) == 1
+    return same and any(re.fullmatch(NUMBER, word) for word in rows[1])
 
 
 def _agreement(header: Header, sample: Sequence[str]) -> float:
@@ -94,19 +121,43 @@ def open_text(path: Path, key: str = "data.path") -> Iterator[TextIO]:
     """Opens a text table for reading, unpacked, without its byte order mark.
 
     Raises:
-        UserError: It is a ZIP file without a table, with several, or with a password.
+        UserError: It is no text (see `FOREIGN`), or a ZIP file without a table, with several, or with a password.
     """
-    openers: dict[str, Callable[..., TextIO]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     suffix = path.suffix.lower()
     if suffix == ".zip":
         with zipfile.ZipFile(path) as archive, archive.open(_table_in(archive, path, key)) as inner:
-            yield io.TextIOWrapper(inner, encoding="utf-8-sig", newline="")
-    elif suffix in openers:
-        with openers[suffix](path, "rt", encoding="utf-8-sig", newline="") as stream:
-            yield stream
+            yield _as_text(inner, path, key)
     else:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield stream
+        with openers.get(suffix, open)(path, "rb") as stream:
+            yield _as_text(stream, path, key)
+
+
+def _as_text(stream: Any, path: Path, key: str) -> TextIO:
+    """Returns the text of a binary stream: UTF-16 where it begins with that byte order mark, else UTF-8.
+
+    Raises:
+        UserError: The first bytes are those of another kind of file.
+    """
+    first: bytes = stream.peek(64)
+    for start, kind in FOREIGN.items():
+        if first.startswith(start) or first.lstrip().lower().startswith(start):
+            raise UserError(f"{key}: {path} is {kind}")
+    wide = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return io.TextIOWrapper(stream, encoding="utf-16" if wide else "utf-8-sig", newline="")
+
+
+def skip_separator_line(stream: TextIO) -> str:
+    """Reads over the line `sep=;`, with which Excel begins a table, and returns its separator.
+
+    Returns:
+        The separator; empty where there is no such line, and then nothing is read over.
+    """
+    found = re.fullmatch(r'"?sep=(.)"?\s*', stream.readline())
+    if found and found[1] in SEPARATORS:
+        return found[1]
+    stream.seek(0)
+    return ""
 
 
 def _table_in(archive: zipfile.ZipFile, path: Path, key: str) -> zipfile.ZipInfo:
@@ -130,6 +181,22 @@ def _is_hidden(name: str) -> bool:
     return PurePosixPath(name).name.startswith(".")
 
 
+def refuse_long_rows(path: Path, header: Header, key: str) -> None:
+    """Refuses a row with more cells than the header has names; empty cells at its end do not count.
+
+    Raises:
+        UserError: With the line of the first such row, and what is taken for the header.
+    """
+    for line, row in rows_of(path, header.separator, key):
+        if len(row) > len(header.names) and any(cell.strip() for cell in row[len(header.names) :]):
+            names = ", ".join(header.names)
+            shown = names if len(names) <= _SHOWN else f"{names[: _SHOWN - 1]}…"
+            raise UserError(
+                f"{key}: {path} has a broken row: line {line} has {len(row)} cells where the header ({shown}) has "
+                f"{len(header.names)}"
+            )
+
+
 def refuse_short_rows(path: Path, header: Header, key: str) -> None:
     """Refuses a row with fewer cells than the header has names; columns without a name at its end do not count.
 
@@ -148,12 +215,13 @@ def refuse_short_rows(path: Path, header: Header, key: str) -> None:
 def rows_of(path: Path, separator: str, key: str = "data.path") -> Iterator[tuple[int, list[str]]]:
     """Yields the line that each row begins on, and its cells, the header first; blank lines are passed over."""
     with open_text(path, key) as stream, _cells_of_any_length():
+        above = 1 if skip_separator_line(stream) else 0
         reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
-        before = 0
+        before = above
         for row in reader:
             if len(row) > 1 or (row and row[0].strip()):
                 yield before + 1, row
-            before = reader.line_num
+            before = above + reader.line_num
 
 
 def line_of(path: Path, row: int) -> int | None:

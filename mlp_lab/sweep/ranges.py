@@ -111,6 +111,8 @@ def read_parameter(key: str, content: object) -> Parameter:
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: {content!r} is not a range; use such as {{type: int, low: 1, high: 6}}")
     kind = content.get("type")
+    if kind is None:
+        raise UserError(f"{where}.type: it is missing; accepted: {', '.join(KEYS)}")
     if kind not in KEYS:
         raise unknown_key(f"{where}.type", f"{kind!r} is unknown", str(kind), KEYS)
     for name in content:

@@ -145,9 +145,12 @@ MISTAKES = {
     f"{FIT} --data.path empty.csv": "data.path: empty.csv is empty",
     f"{FIT} --data.path header.csv": "data.path: header.csv has no rows below its header",
     f"{FIT} --data.path numbers.csv": "data.path: numbers.csv has no header: its first line (1,2,3) holds only numbers",
-    f"{FIT} --data.path long.csv": "data.path: long.csv has a broken row: line 8 has 5 cells where the header has 4",
+    f"{FIT} --data.path long.csv": "data.path: long.csv has a broken row: line 8 has 5 cells where the header (…) has 4",
     f"{FIT} --data.path short.csv": "data.path: short.csv has a broken row: line 8 has 2 cells where the header has 4",
     f"{FIT} --data.path latin.csv": "data.path: latin.csv is not UTF-8 text (byte 10); save it as UTF-8",
+    f"{FIT} --data.path book.csv": "data.path: book.csv is an Excel workbook or another ZIP file; save the sheet as …",
+    f"{FIT} --data.path title.csv": "data.path: title.csv has a broken row: line 3 has 3 cells where the header (T) …",
+    f"{FIT} --data.path only.csv": "data.path: only.csv has no column to predict y from",
     f"{FIT} --data.path cut.csv.gz": "data.path: cut.csv.gz cannot be unpacked or read (…); is it complete?",
     f"{FIT} --data.path bad.parquet": "data.path: bad.parquet is not a readable Parquet file (…)",
     f"{FIT} --data.path same.csv": "data.path: same.csv has 1 duplicate column name(s): 'a'",
@@ -287,6 +290,8 @@ def write_tables(folder: Path) -> None:
         "header": "a,b,y\n",
         "numbers": "1,2,3\n4,5,6\n",
         "lacking": "a,c\n1,x\n",
+        "title": "T\n\na,b,y\n1,2,x\n",
+        "only": "y\n" + "yes\nno\n" * 10,
         "new": "a,b,c\n1,2,x\n",
     }
     for name, text in texts.items():
@@ -295,6 +300,7 @@ def write_tables(folder: Path) -> None:
     with zipfile.ZipFile(folder / "two.zip", "w") as archive:
         for name in ("a.csv", "b.csv"):
             archive.writestr(name, "a,y\n1,2\n")
+    (folder / "book.csv").write_bytes(b"PK\x03\x04\xff")
     for name in ("sheet.xlsx", "bad.parquet", "cut.csv.gz"):
         (folder / name).write_bytes(b"no such format")
 

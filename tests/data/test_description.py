@@ -72,6 +72,12 @@ def test_the_page_keeps_to_its_width_and_markup_is_text() -> None:
     assert "[red]" in page
 
 
+def test_table_of_the_target_alone_has_an_empty_page() -> None:
+    file = io.StringIO()
+    print_columns("t.csv", [], console=Console(file=file, width=80))
+    assert file.getvalue().startswith("data    t.csv, feature columns:")
+
+
 def test_a_wide_table_is_cut_short() -> None:
     page = _columns([Column(name=f"x{index}", kind="numeric") for index in range(100)])
     assert "and 60 more: 60 numeric" in page

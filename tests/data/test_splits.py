@@ -90,6 +90,13 @@ def test_every_class_keeps_a_training_row() -> None:
         assert set(labels[codes == TRAIN].tolist()) == {0, 1, 2}
 
 
+def test_parts_have_exact_sizes_when_every_class_has_two_rows() -> None:
+    labels = torch.arange(30).repeat_interleave(2)
+    codes = split_rows(60, (0.8, 0.1, 0.1), seed=0, labels=labels)
+    assert torch.bincount(codes).tolist() == [48, 6, 6]
+    assert set(labels[codes == TRAIN].tolist()) == set(range(30))
+
+
 def test_all_rows_may_train() -> None:
     assert split_rows(5, (1.0, 0.0, 0.0), seed=0, labels=torch.tensor([0, 0, 0, 0, 1])).tolist() == [TRAIN] * 5
 

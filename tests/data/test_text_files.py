@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from mlp_lab.data.text_files import line_of, open_text, read_header
+from mlp_lab.data.tables import read_table
+from mlp_lab.data.text_files import FOREIGN, line_of, open_text, read_header
 from mlp_lab.errors import UserError
 
 TABLE = "a,b\n1,x\n2,y\n"
@@ -36,6 +38,10 @@ def write_zip(path: Path, **files: str) -> Path:
         ('"two\nlines",b\n1,2\n', ",", ["two\nlines", "b"]),
         (" a , b \n1,2\n", ",", ["a", "b"]),
         ("a;b\n", ";", ["a", "b"]),
+        ("sep=;\r\na,1;b,2\r\n1;2\r\n", ";", ["a,1", "b,2"]),
+        ('"sep=|"\na|b\n', "|", ["a", "b"]),
+        ("sep=x,b\n1,2\n", ",", ["sep=x", "b"]),
+        ("first name\nJo Smith\n", ",", ["first name"]),
     ],
 )
 def test_separator_is_found(tmp_path: Path, text: str, separator: str, names: list[str] | None) -> None:
@@ -43,6 +49,56 @@ def test_separator_is_found(tmp_path: Path, text: str, separator: str, names: li
     header = read_header(tmp_path / "t.csv", "data.path")
     assert header.separator == separator
     assert names is None or header.names == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.zip"])
+def test_table_is_read_when_its_byte_order_mark_says_the_encoding(tmp_path: Path, encoding: str, suffix: str) -> None:
+    text = "gr\u00f6\u00dfe\tb\r\n1\tx\r\n2\ty\r\n".encode(encoding)
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".csv.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("t.csv", text)
+    else:
+        path.write_bytes(gzip.compress(text) if suffix == ".csv.gz" else text)
+    frame = read_table(path)
+    assert {name: frame[name].tolist() for name in frame} == {"gr\u00f6\u00dfe": [1, 2], "b": ["x", "y"]}
+
+
+@pytest.mark.parametrize("start", FOREIGN)
+def test_other_kind_of_file_is_named_when_it_has_the_suffix_of_a_text_table(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(start + b" \xff\x00" * 50)
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    assert str(caught.value) == f"data.path: {path} is {FOREIGN[start]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a b\n1 x\n2 y\n", "has spaces between its cells; use commas, tabs, semicolons or | instead"),
+        ("  a    b\n  1  2.5\n-10    3\n", "has spaces between its cells; "),
+        ("Sales\n\na,b,y\n1,2,x\n", "has a broken row: line 3 has 3 cells where the header (Sales) has 1"),
+        ("a,b\n1,2,x\n3,4,y\n", "has a broken row: line 2 has 3 cells where the header (a, b) has 2"),
+        ("sep=;\na;b\n1;2\n1;2;3\n", "has a broken row: line 4 has 3 cells where the header (a, b) has 2"),
+        (f"{'a' * 70}\n1,2\n", f"has a broken row: line 2 has 2 cells where the header ({'a' * 59}…) has 1"),
+    ],
+)
+def test_text_that_is_no_table_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    assert str(caught.value).startswith(f"data.path: {path} {words}")
+
+
+def test_table_is_read_when_it_begins_with_the_separator_line_of_excel(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("\ufeffsep=;\r\na;b\r\n1,5;x\r\n2,5;y\r\n", encoding="utf-8", newline="")
+    frame = read_table(path)
+    assert {name: frame[name].tolist() for name in frame} == {"a": ["1,5", "2,5"], "b": ["x", "y"]}
+    assert [line_of(path, row) for row in range(3)] == [3, 4, None]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ FLOAT = {"type": "float", "low": 0.1, "high": 1.0}
     [
         (3, "space.k: 3 is not a range; use such as {type: int, low: 1, high: 6}"),
         ({"type": "integer"}, "space.k.type: 'integer' is unknown; did you mean int?"),
+        ({"values": [4, 8]}, "space.k.type: it is missing; accepted: int, float, categorical"),
         ({**INT, "hihg": 3}, "space.k.hihg: no such key of the type int; did you mean high?"),
         ({"type": "int", "low": 1}, "space.k.high: it is missing; give a number"),
         ({**INT, "low": 1.5}, "space.k.low: 1.5 is not accepted; use an integer"),

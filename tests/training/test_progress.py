@@ -49,6 +49,14 @@ def epoch(bar: EpochTable, now: Any, batches: int = 3) -> None:
     bar.on_train_epoch_end(now, MODULE)
 
 
+def test_legend_is_left_out_when_no_epoch_validates() -> None:
+    bar, file = table()
+    now = trainer(train_loss=0.5)
+    epoch(bar, now)
+    bar.on_train_end(now, MODULE)
+    assert [line.split()[0] for line in file.getvalue().splitlines()] == ["epoch", "1/12"]
+
+
 @pytest.mark.parametrize("task", SCORES)
 def test_it_fits_80_columns_and_a_file_gets_no_control_characters(task: str) -> None:
     bar, file = table()

@@ -145,7 +145,7 @@ MISTAKES = {
     f"{FIT} --data.path empty.csv": "data.path: empty.csv is empty",
     f"{FIT} --data.path header.csv": "data.path: header.csv has no rows below its header",
     f"{FIT} --data.path numbers.csv": "data.path: numbers.csv has no header: its first line (1,2,3) holds only numbers",
-    f"{FIT} --data.path long.csv": "data.path: long.csv has a broken row: line 8 has 5 cells where the header (…) has 4",
+    f"{FIT} --data.path long.csv": "data.path: long.csv has a broken row: line 8 has 5 cells where the header (a, b, …",
     f"{FIT} --data.path short.csv": "data.path: short.csv has a broken row: line 8 has 2 cells where the header has 4",
     f"{FIT} --data.path latin.csv": "data.path: latin.csv is not UTF-8 text (byte 10); save it as UTF-8",
     f"{FIT} --data.path book.csv": "data.path: book.csv is an Excel workbook or another ZIP file; save the sheet as …",

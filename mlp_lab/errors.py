@@ -34,6 +34,15 @@ class NonFiniteError(RuntimeError):
         self.found = found
 
 
+class NotSavedError(RuntimeError):
+    """A file of a run could not be written, for example because the disk is full.
+
+    The command line prints it without a traceback and exits with status 5.
+    """
+
+    exit_status = 5
+
+
 class Terminated(BaseException):
     """A signal has ended the command, as Ctrl-C ends it by a `KeyboardInterrupt`; no `except Exception` catches it.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mlp_lab.cli import restart
 from mlp_lab.cli.checks import check_config, check_extensions, check_training, trainer_mistakes
-from mlp_lab.cli.endings import end_by_signal, finish_loggers, how_to_go_on, kept_state
+from mlp_lab.cli.endings import check_saved, end_by_signal, finish_loggers, how_to_go_on, kept_state
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
 from mlp_lab.cli.parser import BenchParser
@@ -42,7 +42,8 @@ from mlp_lab.paths import expand_path
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.program import program
-from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
+from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
+from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.random_state import RandomState
@@ -290,7 +291,7 @@ class BenchCLI(LightningCLI):
             print("fast_dev_run: every part ran once; nothing was written")
             return
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint))
-        unjudged = best.epoch < 0 and best.monitor in self.trainer.callback_metrics
+        unjudged = best.epoch < 0 and best.failure is None and best.monitor in self.trainer.callback_metrics
         finish_loggers(self.trainer, USER_ERROR if unjudged else 0)
         if unjudged:
             raise UserError(
@@ -301,6 +302,7 @@ class BenchCLI(LightningCLI):
             print(nothing_left(self.trainer))
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
         print(self.directory.path)
+        check_saved(self.trainer, self.directory)
 
     def validate(self, **kwargs: Any) -> None:
         """Measures on the validation rows."""

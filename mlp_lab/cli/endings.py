@@ -8,11 +8,11 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from mlp_lab.errors import Terminated
+from mlp_lab.errors import NotSavedError, Terminated
 from mlp_lab.program import program
-from mlp_lab.training.checkpoints import BestCheckpoint
+from mlp_lab.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlp_lab.training.slurm import job_id, requeue
-from mlp_lab.training.tracking import RunDirectory
+from mlp_lab.training.tracking import MetricsCSV, RunDirectory
 from mlp_lab.training.weights_and_biases import WandbRun
 
 
@@ -60,6 +60,22 @@ def kept_state(run: RunDirectory | None) -> str:
         return "no checkpoint had been written"
     name = "last" if run.last.exists() else "best"
     return f"{_shown(run)}/checkpoints/{name}.ckpt holds the last good state"
+
+
+def check_saved(trainer: L.Trainer, run: RunDirectory) -> None:
+    """Checks that the files of a finished training hold its last and its best state, and every logged row.
+
+    Raises:
+        NotSavedError: One does not; the message names it and says how to get the state back.
+    """
+    lost = [
+        f"{one.path.name} ({one.failure})"
+        for one in (*trainer.checkpoint_callbacks, *trainer.loggers)
+        if isinstance(one, BestCheckpoint | LastCheckpoint | MetricsCSV) and one.failure is not None
+    ]
+    if lost:
+        again = "free some space, then " + how_to_go_on(run) if run.last.exists() else "free some space and train again"
+        raise NotSavedError(f"{_shown(run)}: the newest state could not be written to {', '.join(lost)}; {again}")
 
 
 def _shown(run: RunDirectory) -> str:

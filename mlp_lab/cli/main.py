@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from mlp_lab.cli.streams import any_encoding
-from mlp_lab.errors import INTERRUPTED, NonFiniteError, Terminated, UserError, nearest
+from mlp_lab.errors import INTERRUPTED, NonFiniteError, NotSavedError, Terminated, UserError, nearest
 from mlp_lab.program import program
 
 COMMANDS = {
@@ -19,6 +20,7 @@ COMMANDS = {
     "sweep": "Search the keys of a config (--config SWEEP.yaml), and keep every trial.",
 }
 USAGE_ERROR = 2
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def usage() -> str:
@@ -48,8 +50,9 @@ def import_from_here() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status.
 
-    0; 2 for a mistake in the input; 3 where a NaN or an infinity has stopped training; 130 after Ctrl-C; 143 after
-    SIGTERM or SIGUSR1, unless Slurm has put the job back into its queue.
+    0; 2 for a mistake in the input; 3 where a NaN or an infinity has stopped training; 5 where a state could not be
+    saved, such as on a full disk; 130 after Ctrl-C; 143 after SIGTERM or SIGUSR1, unless Slurm has put the job back
+    into its queue.
 
     `MLP_LAB_DEBUG=1` lets exceptions through with their traceback.
     """
@@ -111,12 +114,19 @@ def _run(arguments: list[str]) -> int:
             return error.exit_status
         from mlp_lab.cli.mistakes import one_line
 
-        line = str(error) if isinstance(error, UserError) else one_line(error)
+        line = str(error) if isinstance(error, UserError | NotSavedError) else one_line(error)
         if line is None:
             raise
         print(f"error: {line}", file=sys.stderr)
-        return USAGE_ERROR
+        return NotSavedError.exit_status if _is_unsaved(error) else USAGE_ERROR
     return 0
+
+
+def _is_unsaved(error: Exception) -> bool:
+    from mlp_lab.cli.mistakes import is_database_full
+
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return full or isinstance(error, NotSavedError) or is_database_full(error)
 
 
 def _launched() -> bool:

@@ -46,9 +46,19 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         place = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or text}{place}"
+    if is_database_full(error):
+        return "study.storage: the disk of the database is full; free some space, then go on with the same command"
     if (failed := _failed_observer(error)) is not None:
         return f"{_extension_key(failed.__module__)}: {failed.__name__}: {text or type(error).__name__}"
     return None
+
+
+def is_database_full(error: BaseException) -> bool:
+    """Returns whether SQLite had no space left; Optuna wraps its error."""
+    cause: BaseException | None = error
+    while cause is not None and "database or disk is full" not in str(cause):
+        cause = cause.__cause__
+    return cause is not None
 
 
 def _root(error: BaseException) -> BaseException:

@@ -46,7 +46,7 @@ def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None
         print_scores(f"mean ± standard deviation of {len(best.members)} replicates at their best", spec, best.scores)
     elif best.epoch >= 0:
         print_scores(f"epoch {best.epoch + 1}, the best of {epochs}", spec, best.scores)
-    else:
+    elif best.failure is None:
         print(f"no validation in {epochs}")
     tables = [one for one in _callbacks(trainer) if isinstance(one, EpochTable) and one.total_seconds]
     rates = [f"{table.samples_per_second:,.0f} samples/s" for table in tables]

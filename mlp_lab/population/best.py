@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from mlp_lab.errors import unknown
 from mlp_lab.population.losses import spread
 from mlp_lab.population.scoring import ScoredPopulation
-from mlp_lab.training.checkpoints import BestCheckpoint, save_finite
+from mlp_lab.training.checkpoints import BestCheckpoint
 
 
 class BestMembers(BestCheckpoint):
@@ -58,7 +58,7 @@ class BestMembers(BestCheckpoint):
         assert isinstance(pl_module, ScoredPopulation)
         if self.monitor not in trainer.callback_metrics:
             raise unknown("early_stopping.monitor", self.monitor, sorted(trainer.callback_metrics))
-        improved = False
+        improved = self.writer.failure is not None  # the states of an earlier pass are not in the file yet
         for place, number in enumerate(pl_module.numbers):
             if self._is_better(pl_module.scores[number], pl_module.best.get(number)):
                 state = pl_module.population.member(place).state_dict()
@@ -71,9 +71,14 @@ class BestMembers(BestCheckpoint):
             self.score = self.scores[self.monitor]
             pl_module.keeps_best = True
             try:
-                save_finite(trainer, self.path)
+                self.writer.save(trainer)
             finally:
                 pl_module.keeps_best = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why the best states are not in the file; None if they are."""
+        return self.writer.failure
 
 
 def take_best(module: ScoredPopulation, checkpoint: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from mlp_lab.errors import NonFiniteError
 from mlp_lab.sweep.runs import Point
 from mlp_lab.sweep.serial import Run
-from mlp_lab.training.checkpoints import AtomicCheckpointIO
+from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
 from mlp_lab.training.tracking import write_text
 
 FOLDER, RECORD, CHECKPOINT = "chunks", "record.json", "population.ckpt"

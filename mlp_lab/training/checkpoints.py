@@ -1,8 +1,7 @@
-"""Checkpoints that survive anything: written whole or not at all, and enough to go on bit for bit.
+"""The checkpoints of a run: its best state, its last state, and a stop that early stopping has decided.
 
-Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. What it leaves out is
-added: a stop that early stopping had decided, a write that cannot be torn, and in `random_state` the random generators.
-A state that is not finite is never written: the file keeps the last good one.
+Lightning restores the weights, the optimizer, the schedule, the loops and the loader's position. The callbacks here and
+in `random_state` add the rest, so that a resumed run continues bit for bit. `checkpoint_io` writes the files.
 """
 
 from __future__ import annotations
@@ -16,17 +15,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from mlp_lab.errors import NonFiniteError, UserError, unknown
+from mlp_lab.errors import UserError, unknown
 from mlp_lab.model.tasks import UNDEFINED
 from mlp_lab.training.burst import ANY, steps_till
-from mlp_lab.training.finite import first_bad
-from mlp_lab.training.tracking import partial_path
+from mlp_lab.training.checkpoint_io import CheckpointWriter
 
 HIGHER_IS_BETTER = ("accuracy", "f1", "auroc", "auprc", "r2")  # of every other metric, lower is better
 
@@ -38,50 +35,6 @@ def direction(monitor: str) -> str:
     ('max', 'min')
     """
     return "max" if monitor.rpartition("/")[2] in HIGHER_IS_BETTER else "min"
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk and renames, so that a torn file never replaces a whole one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Saves `checkpoint` to `path`; an interruption leaves the former file as it was.
-
-        Raises:
-            NonFiniteError: A weight or the optimizer's state is not finite.
-        """
-        target = Path(path)
-        refuse(first_bad(checkpoint), target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(target)  # what a killed process left there is overwritten
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def save_finite(trainer: L.Trainer, path: Path) -> None:
-    """Saves a checkpoint; several processes agree first that it is finite, so that none is left waiting for another.
-
-    Raises:
-        NonFiniteError: It is not.
-    """
-    if trainer.world_size > 1:
-        states = [optimizer.state_dict() for optimizer in trainer.optimizers]
-        bad = first_bad({"state_dict": trainer.lightning_module.state_dict(), "optimizer_states": states})
-        if trainer.strategy.reduce_boolean_decision(bad is not None, all=False):
-            refuse(bad or "a tensor of another process", path)
-    trainer.save_checkpoint(path)
-
-
-def refuse(tensor: str | None, path: Path) -> None:
-    """Raises for the name of a tensor that is not finite."""
-    if tensor is not None:
-        kept = "the last good one is kept" if path.exists() else "nothing was written"
-        raise NonFiniteError(f"{tensor} is not finite, so {path.name} was not saved; {kept}", tensor)
 
 
 def first_fault(monitor: str, value: float) -> str:
@@ -110,7 +63,9 @@ class BestCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, monitor: str = "val/loss") -> None:
         self.path, self.monitor = path, monitor
+        self.writer = CheckpointWriter(path)
         self.sign = -1.0 if direction(monitor) == "max" else 1.0
+        self._unsaved: float | None = None
         self.score: float | None = None
         self.epoch = -1
         self.scores: dict[str, float] = {}
@@ -132,11 +87,22 @@ class BestCheckpoint(Checkpoint):
         if self.monitor not in measured:
             raise unknown("early_stopping.monitor", self.monitor, sorted(measured))
         score = float(measured[self.monitor])
-        better = math.isfinite(score) and (self.score is None or self.sign * score < self.sign * self.score)
-        if better:
-            self.score, self.epoch = score, trainer.current_epoch
-            self.scores = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
-            save_finite(trainer, self.path)
+        if not math.isfinite(score) or (self.score is not None and self.sign * score >= self.sign * self.score):
+            return
+        before = self.score, self.epoch, self.scores
+        self.score, self.epoch = score, trainer.current_epoch
+        self.scores = {name: float(value) for name, value in measured.items() if name.startswith("val/")}
+        if not self.writer.save(trainer):
+            self.score, self.epoch, self.scores = before  # the best state that the file holds
+            lost = [score] if self._unsaved is None else [score, self._unsaved]
+            self._unsaved = min(lost, key=lambda value: self.sign * value)
+        elif self._unsaved is not None and self.sign * score <= self.sign * self._unsaved:
+            self._unsaved = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the best state is not in the file; None if it is."""
+        return self.writer.reason if self._unsaved is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value and where it was seen."""
@@ -193,6 +159,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int = 0, every_minutes: float = 5.0) -> None:
         self.path, self.every_n_steps, self.every_seconds = path, every_n_steps, 60.0 * every_minutes
+        self.writer = CheckpointWriter(path)
         self._seen_step = 0
         self._saved_step = 0
         self._stop_waits = False
@@ -256,12 +223,21 @@ class LastCheckpoint(Checkpoint):
             progress["completed"] = min(progress["completed"], progress["processed"])
 
     def save_within_epoch(self, trainer: L.Trainer) -> bool:
-        """Saves after a batch, unless the epoch or a validation is to end first; returns whether the state is saved."""
+        """Saves after a batch, unless the epoch or a validation is to end first.
+
+        Returns:
+            Whether the training may end here. `failure` says whether the state was saved.
+        """
         if _epoch_is_over(trainer) or _validation_follows(trainer):
             return False
         if self._saved_step != trainer.global_step:
             self._save(trainer)
         return True
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last state is not in the file; None if it is."""
+        return self.writer.failure
 
     def _let_stop_wait(self, trainer: L.Trainer) -> None:
         """Delays a stop until the optimizer step that accumulates gradients, or the epoch, is complete."""
@@ -274,8 +250,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            save_finite(trainer, self.path)
-            self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+            if self.writer.save(trainer):
+                self._saved_step = trainer.global_step
+            self._saved_at = time.monotonic()
 
 
 class EarlyStop(EarlyStopping):

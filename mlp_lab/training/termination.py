@@ -75,4 +75,5 @@ class SaveOnSignal(Checkpoint):
 
     def _end(self, trainer: L.Trainer) -> None:
         signum = self.signals.received or signal.SIGTERM  # another process may have got it
-        raise Terminated(signum, f"terminated after step {trainer.global_step:,}, which is saved")
+        state = "which is saved" if self.last.failure is None else f"which could not be saved ({self.last.failure})"
+        raise Terminated(signum, f"terminated after step {trainer.global_step:,}, {state}")

@@ -12,7 +12,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
 
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
@@ -139,8 +141,32 @@ def new_run_id(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and renames it, so that it is never seen half written."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write it at once
-    partial.write_text(text, "utf-8", "surrogateescape", newline="\n")  # undecodable bytes of a path stay as they are
-    os.replace(partial, path)
+    with naming(path):
+        try:
+            partial.write_text(text, "utf-8", "surrogateescape", newline="\n")  # undecodable bytes of a path stay
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the name of a file to an `OSError` of writing it: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def report_unwritten(path: Path, reason: str) -> None:
+    """Prints that a file could not be written while the training continues."""
+    Console(highlight=False).print(
+        f"{path} could not be written ({reason}); the training continues and tries again at the next save",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def partial_path(path: Path) -> Path:
@@ -187,7 +213,8 @@ def _version(package: str) -> str | None:
 class MetricsCSV(Logger):
     """Writes `metrics.csv`: one row a call, `step` and `epoch` first, columns added as they appear.
 
-    Every row is handed to the operating system at once, so a killed process loses none. `resume(rows)` cuts the file
+    Every row is handed to the operating system at once, so a killed process loses none. `failure` says why the newest
+    rows are not in the file, for example because the disk is full; None if they are. `resume(rows)` cuts the file
     back to the rows that a checkpoint knew of; what goes on from there writes the file of a run that never stopped.
 
     Args:
@@ -199,6 +226,9 @@ class MetricsCSV(Logger):
         self.path = path
         self.columns: list[str] = ["step", "epoch"]
         self.rows = 0
+        self.failure: str | None = None
+        self._unwritten: list[dict[str, Any]] = []
+        self._columns_of_file: list[str] = []
 
     @property
     def name(self) -> str:
@@ -216,15 +246,36 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends one row."""
+        """Appends one row. A row that cannot be written is kept in memory and written with the next one."""
         row = {"step": step, **{name: _number(value) for name, value in metrics.items()}}
-        missing = [name for name in row if name not in self.columns]
-        if missing or self.rows == 0:
-            self.columns += missing
-            self._rewrite(self.read() if self.rows else [])
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
+        self.columns += [name for name in row if name not in self.columns]
+        self._unwritten.append(row)
         self.rows += 1
+        self._append()
+
+    def _append(self) -> None:
+        size = None
+        try:
+            if self.columns != self._columns_of_file:
+                self._rewrite(self.read() if self.rows > len(self._unwritten) else [])
+            size = self.path.stat().st_size
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                csv.DictWriter(file, self.columns, lineterminator="\n").writerows(self._unwritten)
+        except OSError as error:
+            if size is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, size)  # half a row
+            if self.failure is None:
+                report_unwritten(self.path, error.strerror or str(error))
+            self.failure = error.strerror or str(error)
+        else:
+            self._unwritten, self.failure = [], None
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes the rows that could not be written before."""
+        if self._unwritten:
+            self._append()
 
     def read(self) -> list[dict[str, str]]:
         """Returns the rows written so far; absent values are empty strings."""
@@ -237,7 +288,7 @@ class MetricsCSV(Logger):
         kept = self.read()[:rows] if rows and self.path.exists() else []
         used = [name for name in (kept[0] if kept else {}) if any(row.get(name) for row in kept)]
         self.columns = ["step", "epoch", *(name for name in used if name not in ("step", "epoch"))]
-        self.rows = len(kept)
+        self.rows, self._unwritten = len(kept), []
         self._rewrite([{name: row[name] for name in self.columns} for row in kept])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
@@ -247,6 +298,7 @@ class MetricsCSV(Logger):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(partial, self.path)
+        self._columns_of_file = list(self.columns)
 
 
 def _number(value: Any) -> float | int:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mlp_lab.data.loader import TensorLoader
 from mlp_lab.diagnostics.callback import Diagnostics
-from mlp_lab.training.checkpoints import AtomicCheckpointIO, BestCheckpoint, EarlyStop, LastCheckpoint
+from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
+from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import OptimizerConfig
 from mlp_lab.training.progress import EpochTable

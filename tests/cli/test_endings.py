@@ -12,6 +12,8 @@ import pytest
 from mlp_lab.cli.endings import end_by_signal, finish_loggers, how_to_go_on, kept_state
 from mlp_lab.errors import Terminated
 from mlp_lab.training.tracking import RunDirectory
+from tests.cli.conftest import Bench, write_config, write_table
+from tests.disk import full_disk
 
 
 @pytest.fixture
@@ -40,3 +42,21 @@ def test_process_other_than_the_first_ends_as_it_was_told(run: RunDirectory) -> 
 def test_trainer_without_a_best_checkpoint_has_no_record_to_finish() -> None:
     trainer: Any = SimpleNamespace(checkpoint_callbacks=[], loggers=[pytest.fail])
     finish_loggers(trainer, 143)
+
+
+def test_fit_on_full_disk_trains_to_the_end_and_exits_5_with_the_names_of_the_files(bench: Bench, here: Path) -> None:
+    write_table(here / "table.csv")
+    config = write_config(here / "c.yaml", model="{depth: 1, width: 64}")
+    words = ("fit", "--config", config, "--run.dir", "run", "--trainer.max_epochs", "2")
+    with full_disk(12_000):
+        answer = bench(*words)
+    assert answer.status == 5
+    assert answer.out.count("could not be written (File too large); the training continues") == 2
+    assert answer.err.splitlines() == [
+        "error: run: the newest state could not be written to best.ckpt (File too large), last.ckpt (File too large); "
+        "free some space and train again"
+    ]
+    assert answer.last_line == str(here / "run")
+    assert len((here / "run/metrics.csv").read_text().splitlines()) > 2
+    assert list((here / "run/checkpoints").iterdir()) == []
+    assert bench("fit", "--resume", "run").status == 0

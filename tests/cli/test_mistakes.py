@@ -81,3 +81,9 @@ def test_path_that_the_locale_cannot_encode_says_how_to_use_utf8(monkeypatch: py
     line = "'größe.csv': the locale's encoding, ascii, has no such file name; set PYTHONUTF8=1"
     assert one_line(UnicodeEncodeError("ascii", "größe.csv", 2, 4, "ordinal not in range")) == line
     assert one_line(UnicodeEncodeError("cp1252", "→", 0, 1, "no such character")) is None
+
+
+def test_one_line_for_full_disk_below_database_says_how_to_go_on() -> None:
+    error = RuntimeError("An exception is raised during the commit.")
+    error.__cause__ = ValueError("(sqlite3.OperationalError) database or disk is full")
+    assert (one_line(error) or "").startswith("study.storage: the disk of the database is full; free some space")

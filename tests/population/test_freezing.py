@@ -11,7 +11,8 @@ import torch
 
 from mlp_lab.population.freezing import Flags
 from mlp_lab.population.module import PopulationModule
-from mlp_lab.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
+from mlp_lab.training.checkpoints import LastCheckpoint
 from mlp_lab.training.optimizers import OptimizerConfig
 from tests.population.fits import Poison, Prune, alone, fit
 

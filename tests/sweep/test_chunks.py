@@ -22,6 +22,7 @@ from mlp_lab.sweep.chunks import ABSENT, CHECKPOINT, LONG, RECORD, Chunk, Chunks
 from mlp_lab.sweep.population import Together
 from mlp_lab.sweep.pruning import Nobody, Nothing
 from mlp_lab.sweep.runs import Outcome, Point
+from tests.disk import full_disk
 from tests.sweep.digits import EPOCHS, Digits, dotted
 
 ROOT = Path(__file__).parents[2]
@@ -173,6 +174,14 @@ def test_what_cannot_be_written_is_told_once_and_stops_nothing(tmp_path: Path) -
     train(chunks)
     assert len(chunks.lines) == 1
     assert "no checkpoint could be written (" in chunks.lines[0]
+
+
+def test_keeper_on_full_disk_fails_no_trial(tmp_path: Path) -> None:
+    chunks = Seen(tmp_path, 1e-9)
+    with full_disk(5_000):
+        train(chunks)
+    assert len(chunks.lines) == 1
+    assert "no checkpoint could be written (File too large); the training goes on" in chunks.lines[0]
 
 
 def test_runs_of_other_settings_have_another_fingerprint() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +13,8 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mlp_lab.errors import NonFiniteError, UserError
-from mlp_lab.training.checkpoints import (
-    AtomicCheckpointIO,
-    BestCheckpoint,
-    EarlyStop,
-    LastCheckpoint,
-    direction,
-    save_finite,
-)
+from mlp_lab.errors import UserError
+from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint, direction
 
 
 class FakeTrainer:
@@ -29,7 +24,7 @@ class FakeTrainer:
         self.state = SimpleNamespace(fn=TrainerFn.FITTING)
         self.sanity_checking = self.fast_dev_run = self.should_stop = False
         self.current_epoch, self.max_steps = 0, -1
-        self.world_size, self.global_rank = 1, 0
+        self.world_size, self.global_rank, self.global_step, self.is_global_zero = 1, 0, 7, True
         self.callback_metrics = {name.replace("_", "/"): torch.tensor(value) for name, value in metrics.items()}
         self.strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
         self.saved: list[Path] = []
@@ -43,70 +38,6 @@ def trainer(**metrics: float) -> Any:
 
 
 MODULE: Any = L.LightningModule()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("part", ["weights", "optimizer"])
-def test_a_state_that_is_not_finite_is_never_written(part: str, value: float, tmp_path: Path) -> None:
-    path, plugin = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    state = {"state_dict": {"w": torch.ones(3)}, "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}]}
-    bad = state["state_dict"]["w"] if part == "weights" else state["optimizer_states"][0]["state"][0]["exp_avg"]  # type: ignore[call-overload]
-    name = "state_dict.w" if part == "weights" else r"optimizer_states\[0\].state.0.exp_avg"
-    bad[1] = value
-    with pytest.raises(NonFiniteError, match=rf"^{name} is not finite, so last.ckpt was not saved; nothing was"):
-        plugin.save_checkpoint(state, path)
-    assert not path.exists()
-    bad[1] = 0.0
-    plugin.save_checkpoint(state, path)
-    before = path.read_bytes()
-    bad[2] = value
-    with pytest.raises(NonFiniteError, match=r"the last good one is kept$"):
-        plugin.save_checkpoint(state, path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_several_processes_refuse_together(tmp_path: Path) -> None:
-    """Each process asks the others, whatever it sees itself; a stand-in answers for them."""
-    now = trainer()
-    now.world_size, now.optimizers, now.lightning_module = 2, [], torch.nn.Linear(2, 2)
-    save_finite(now, tmp_path / "last.ckpt")
-    assert now.saved == [tmp_path / "last.ckpt"]
-    now.strategy.reduce_boolean_decision = lambda decision, all: True
-    with pytest.raises(NonFiniteError, match="a tensor of another process"):
-        save_finite(now, tmp_path / "last.ckpt")
-    with torch.no_grad():
-        now.lightning_module.weight[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"^state_dict\.weight is not finite"):
-        save_finite(now, tmp_path / "last.ckpt")
-    assert len(now.saved) == 1
-
-
-@pytest.mark.parametrize("fails", ["save", "fsync"])
-def test_a_failed_write_keeps_the_former_file(fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, plugin = tmp_path / "last.ckpt", AtomicCheckpointIO()
-    plugin.save_checkpoint({"a": torch.ones(3)}, path)
-    before = path.read_bytes()
-
-    def torn(_: Any, file: Any) -> None:
-        file.write(b"half a checkpoint")
-        raise OSError("the disk is full")
-
-    def failed(_: int) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(*((torch, "save", torn) if fails == "save" else ("os.fsync", failed)))
-    with pytest.raises(OSError, match="disk is full"):
-        plugin.save_checkpoint({"a": torch.zeros(3)}, path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_the_partial_file_of_a_killed_process_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / ".last.ckpt.partial").write_bytes(b"x" * 10_000)
-    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, tmp_path / "last.ckpt")
-    assert torch.equal(torch.load(tmp_path / "last.ckpt", weights_only=True)["a"], torch.ones(3))
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +62,32 @@ def test_the_best_is_kept_and_a_nan_is_never_the_best(
     assert epochs == saved
     assert best.epoch == saved[-1]
     assert best.scores == {monitor: pytest.approx(values[saved[-1]])}
+
+
+def test_best_checkpoint_when_disk_is_full_keeps_score_of_file_until_lost_state_is_beaten(tmp_path: Path) -> None:
+    best, failures = BestCheckpoint(tmp_path / "best.ckpt"), []
+    for value, full in [(3.0, False), (1.0, True), (2.0, False), (0.5, False)]:
+        now = trainer(val_loss=value)
+        if full:
+            now.save_checkpoint = partial(raise_full, now)
+        best.on_validation_end(now, MODULE)
+        failures.append((best.score, best.failure))
+    lost = "No space left on device"
+    assert failures == [(3.0, None), (3.0, lost), (2.0, lost), (0.5, None)]
+
+
+def test_last_checkpoint_when_disk_is_full_is_tried_again_at_the_next_save(tmp_path: Path) -> None:
+    last, now = LastCheckpoint(tmp_path / "last.ckpt"), trainer()
+    now.save_checkpoint = partial(raise_full, now)
+    last._save(now)
+    assert last.failure == "No space left on device"
+    assert last._saved_step != now.global_step
+    last._save(trainer())
+    assert last.failure is None
+
+
+def raise_full(now: Any, path: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def test_an_unknown_monitor_is_named_with_those_that_exist(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mlp_lab.training.tracking import (
     provenance,
     write_text,
 )
+from tests.disk import full_disk
 
 
 def test_runs_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,3 +170,23 @@ def test_a_run_begun_anew_drops_the_old_table(tmp_path: Path) -> None:
     table.resume(5)
     assert table.rows == 0
     assert table.path.read_text() == "step,epoch\n"
+
+
+def test_metrics_on_full_disk_keep_their_rows_until_there_is_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, whole = MetricsCSV(tmp_path / "metrics.csv"), MetricsCSV(tmp_path / "whole.csv")
+    rows = [{"epoch": k, "train/loss": k + 0.1234567890123} for k in range(9)] + [{"epoch": 9, "val/loss": 0.5}]
+    for step, row in enumerate(rows):
+        whole.log_metrics(row, step)
+        with full_disk(90 if 3 <= step < 9 else 10_000):
+            table.log_metrics(row, step)
+        assert (table.failure is None) == (step < 3 or step == 9)
+    assert table.path.read_text() == whole.path.read_text()
+    assert table.rows == 10
+    assert capsys.readouterr().out.count("metrics.csv could not be written (File too large)") == 1
+    with full_disk(100):
+        table.log_metrics({"epoch": 10}, 10)
+    table.finalize("success")
+    assert table.failure is None
+    assert len(table.read()) == 11

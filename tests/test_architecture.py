@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
     "flags": 0,
+    "files": 0,
+    "text": 0,
     "paths": 1,
     "program": 1,
     "data": 2,

@@ -30,6 +30,7 @@ from mlp_lab.cli.resume import check_changes, nothing_left
 from mlp_lab.cli.rollback import Rollback
 from mlp_lab.cli.runs import Invocation
 from mlp_lab.cli.threads import WORK_KEY, threads_to_build, threads_to_run
+from mlp_lab.cli.trust import remember
 from mlp_lab.data.mnist import MNISTDataModule
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.parts import is_fitted_by_older_version
@@ -196,6 +197,7 @@ class BenchCLI(LightningCLI):
 
     def _open_run(self, settings: dict[str, Any]) -> list[L.Callback]:
         config = self.resolved_config()
+        remember(config)
         run = self.invocation.run
         run_config = self._get(self.config_init, "run")
         if run is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from mlp_lab.cli.outputs import shown_path, source_path
 from mlp_lab.data.module import Loaded, Part, TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError
+from mlp_lab.files import whole_file
 from mlp_lab.model.tasks import probabilities
 from mlp_lab.population.best import BestMembers
 from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop
@@ -157,10 +157,9 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
         names[free] = names.pop(name)  # in the order of the names
     ids = np.arange(rows) if part.ids is None else part.ids.numpy()[:rows]
     frame = pd.DataFrame({"row": ids, **names, **columns})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        frame.to_csv(partial, index=False, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as file:
+            frame.to_csv(file, index=False)
     except OSError as error:
         raise UserError(f"predict: {path} cannot be written ({error.strerror})") from error
     print_preview(data.spec, frame)

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import yaml
+
 from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
 from mlp_lab.cli.restart import begun_run
+from mlp_lab.cli.trust import admitted
 from mlp_lab.errors import UserError
 from mlp_lab.program import program
+from mlp_lab.text import printable
 from mlp_lab.training.tracking import RunDirectory
 
 
@@ -45,22 +49,27 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     Without either, `fit` and `summary` fall back to the embedded `digits.yaml`, or to `tabular.yaml` where
     `--data.path` names a table; with a class that `--data` names, every key has its default. A `--data.path` flag also
     takes the place of a config's `data.dataset`. Where Slurm has started the job of a `fit` again, the run
-    that it had begun is resumed.
+    that it had begun is resumed. `--trust` accepts the code that the config of the run names.
 
     Raises:
-        UserError: The directory holds no run, or no checkpoint; a config file cannot be read.
+        UserError: The directory holds no run, or no checkpoint; a config file cannot be read; the run names code that
+            the user has not trusted.
     """
     flag, other = ("--resume", "--run") if command == "fit" else ("--run", "--resume")
     if _given(other, arguments):
         advice = "go on with a run by --resume RUN_DIR" if command == "fit" else "name a run by --run RUN_DIR"
         raise UserError(f"{other}: {command} has no such flag; {advice}")
-    directory, rest = _take(flag, list(arguments))
+    words = list(arguments)
+    trust = "--trust" in words
+    directory, rest = _take(flag, [word for word in words if word != "--trust"])
     if command == "fit" and directory is None:
         begun = begun_run(arguments, _value_of("--run.dir", rest))
         if begun is not None:
             print(f"Slurm has started this job again: it goes on with {begun.path}")
             directory, rest = str(begun.path), []
     run = None if directory is None else _open(directory, flag)
+    if run is None and trust:
+        raise UserError(f"--trust: it is for the code that a run names; give the run by {flag} RUN_DIR")
     if run is not None and _given("--run.dir", rest) and command not in ("test", "predict"):  # which write there
         raise UserError(f"--run.dir: {flag} names the run's directory already; leave one out")
     words = [command] if run is None else [command, "--config", str(run.effective), *_state(command, run, flag)]
@@ -71,6 +80,11 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
         rest += ["--data.dataset", "null"]
     words = config_first([*words, *rest])
     loaded = load_configs(words)
+    if run is not None:
+        place, others = f"{flag} {printable(str(directory))}", [*arguments, *loaded[2:]]
+        config = yaml.safe_load(loaded[1].partition("=")[2])
+        config = admitted(config, command, place=place, arguments=others, trust=trust)
+        loaded[1] = f"--config={yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}"
     flags = depth_of_widths(loaded)
     return Invocation(arguments=words + flags, loaded=loaded + flags, run=run, overrides=tuple(rest) if run else ())
 

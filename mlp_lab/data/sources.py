@@ -18,6 +18,7 @@ from mlp_lab.data.origins import Origin, table_of
 from mlp_lab.data.spec import TaskName
 from mlp_lab.data.tables import MISSING_VALUES, file_fingerprint, plain_columns, read_table
 from mlp_lab.errors import UserError, unknown
+from mlp_lab.files import whole_file
 from mlp_lab.paths import expand_path
 
 
@@ -206,10 +207,9 @@ def _download(name: str, file: Path) -> None:
     frame: pd.DataFrame = bunch.frame.rename(columns=dict(record.rename))  # type: ignore[attr-defined]
     for column in frame.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]]:
         frame[column] = frame[column].astype("str").str.strip("'")  # ARFF quotes words with blanks
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(partial, index=False, encoding="utf-8")
-        partial.replace(file)
+        with whole_file(file) as table:
+            frame.to_csv(table, index=False)
     except OSError as error:
         raise UserError(f"data.root: {file.parent} cannot be written ({error.strerror}); set data.root") from error

@@ -22,6 +22,7 @@ from rich.text import Text
 from mlp_lab.diagnostics.dashboard import define, send_verdicts
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
 from mlp_lab.program import program
+from mlp_lab.text import printable
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import MetricsCSV, RunDirectory, write_text
 
@@ -72,7 +73,7 @@ class VerdictReport:
                 )
                 continue
             self._print(trainer, panel([(root, consequences)], title=_title(root)))
-            self._print(trainer, Text(_advice(root)))
+            self._print(trainer, Text(printable(_advice(root))))
         self._save(trainer, verdicts)
         send_verdicts(trainer.loggers, verdicts)
 
@@ -91,7 +92,7 @@ class VerdictReport:
             told = list(stories(verdicts))
             self._print(trainer, panel(told, title=f"diagnosis after {steps}"))
             for line in fix_lines(told, run_directory(trainer)):
-                self._print(trainer, Text(line))
+                self._print(trainer, Text(printable(line)))
         elif measured:
             self._print(trainer, Text(f"diagnosis: no fault found in {steps}"))
         self._save(trainer, verdicts)
@@ -144,7 +145,7 @@ def panel(told: Sequence[tuple[Verdict, Sequence[Verdict]]], *, title: str) -> P
             parts.append(Text())
         if len(told) > 1 or title != _title(root):
             parts.append(Text(_title(root), style=f"bold {COLORS[root.severity]}"))
-        parts += [Text(root.message), Text(_numbers(root.evidence), style="dim")]
+        parts += [Text(printable(root.message)), Text(printable(_numbers(root.evidence)), style="dim")]
         for one in consequences:
             what = (_title(one), f"bold {COLORS[one.severity]}")
             line = Text.assemble("it leads to ", what, f": {one.message.split('. ')[0].rstrip('.')}.")

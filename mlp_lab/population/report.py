@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mlp_lab.diagnostics.display import COLORS, FILE, WIDTH, plain, run_directory
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
+from mlp_lab.text import printable
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import write_text
 
@@ -71,7 +72,7 @@ def told(verdicts: Sequence[Sequence[Verdict]]) -> list[Text]:
         fixes = {" ".join(one.fix) for one in members.values() if one.fix}
         cure = f"; fix: {next(iter(fixes))}" if len(fixes) == 1 else "; fixes differ by member" if fixes else ""
         text = f"{worst.severity}: {code} in {len(members)} of {len(verdicts)} members ({names}){cure}"
-        lines.append(Text(text, style=COLORS[worst.severity]))
+        lines.append(Text(printable(text), style=COLORS[worst.severity]))
     return lines
 
 

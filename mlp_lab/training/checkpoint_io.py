@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from mlp_lab.errors import NonFiniteError
+from mlp_lab.files import whole_file
 from mlp_lab.training.finite import first_bad
-from mlp_lab.training.tracking import naming, partial_path, report_unwritten
+from mlp_lab.training.tracking import naming, report_unwritten
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -29,15 +29,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         refuse(first_bad(checkpoint), target)
         with naming(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = partial_path(target)  # what a killed process left there is overwritten
-            try:
-                with partial.open("wb") as file:
-                    _write(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
+            with whole_file(target, binary=True, sync=True) as file:
+                _write(checkpoint, file)
 
 
 def _write(checkpoint: dict[str, Any], file: Any) -> None:

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from mlp_lab.errors import UserError
+from mlp_lab.files import PARTIAL, whole_file
 from mlp_lab.paths import expand_path
 from mlp_lab.program import program
 from mlp_lab.training.slurm import task
@@ -86,7 +87,7 @@ class RunDirectory:
         try:
             self.best.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self.best.parent):
-                for leftover in folder.glob(".*.partial"):
+                for leftover in folder.glob(PARTIAL):
                     leftover.unlink()
             with tempfile.TemporaryFile(dir=self.path):
                 pass
@@ -139,14 +140,9 @@ def new_run_id(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place and renames it, so that it is never seen half written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write it at once
-    with naming(path):
-        try:
-            partial.write_text(text, "utf-8", "surrogateescape", newline="\n")  # undecodable bytes of a path stay
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    """Writes a file whole or not at all; bytes of a path that are not UTF-8 stay as they are."""
+    with naming(path), whole_file(path) as file:
+        file.write(text)
 
 
 @contextmanager
@@ -167,11 +163,6 @@ def report_unwritten(path: Path, reason: str) -> None:
         soft_wrap=True,
         markup=False,
     )
-
-
-def partial_path(path: Path) -> Path:
-    """Returns where a file is written before it takes its place; `RunDirectory.make` removes leftovers."""
-    return path.with_name(f".{path.name}.partial")
 
 
 def provenance(**values: Any) -> dict[str, Any]:
@@ -292,12 +283,10 @@ class MetricsCSV(Logger):
         self._rewrite([{name: row[name] for name in self.columns} for row in kept])
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        partial = partial_path(self.path)
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(self.path) as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self.path)
         self._columns_of_file = list(self.columns)
 
 

@@ -78,11 +78,13 @@ def test_a_failed_write_keeps_the_former_file(fails: str, tmp_path: Path, monkey
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_the_partial_file_of_a_killed_process_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / ".last.ckpt.partial").write_bytes(b"x" * 10_000)
-    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, tmp_path / "last.ckpt")
-    assert torch.equal(torch.load(tmp_path / "last.ckpt", weights_only=True)["a"], torch.ones(3))
-    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+def test_save_checkpoint_does_not_follow_a_link_planted_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "victim").write_bytes(b"mine")
+    (tmp_path / "run" / ".last.ckpt.partial").symlink_to(tmp_path / "victim")
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, tmp_path / "run" / "last.ckpt")
+    assert torch.equal(torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["a"], torch.ones(3))
+    assert (tmp_path / "victim").read_bytes() == b"mine"
 
 
 def test_save_checkpoint_on_full_disk_raises_os_error_with_file_name(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """How many threads a training computes with on the CPU: a fixed rule on the sizes of network and batch.
 
 PyTorch takes every core. The threads of one product wait for each other in a loop that keeps their cores busy, so that
-a small network gains little where the cores are free and loses much where another program wants one. With two more
-programs than cores on a machine of two cores, the fastest of the steps that Adam took in half a second:
+a small network gains little where the cores are free and loses much where other programs want them. Networks
+256-H-H-10 under Adam on two cores that other programs used too, the fastest step within half a second, in ms:
 
-    256-128-128-10, batches of 32    0.4 ms by one thread, 0.4 ms by two (but for one round in ten, up to 500 ms)
-    256-256-256-10, batches of 128   1.4 ms by one thread, 760 ms by two
-    256-1024-1024-10, batches of 128  59 ms by one thread, 510 ms by two
+    H, rows of a batch       64, 32   128, 128   128, 512   256, 128   512, 128   1024, 128
+    multiplications             1 M        6 M       26 M       17 M       51 M       169 M
+    one thread                 0.36       0.72        1.9        1.4          6          59
+    two, lightly loaded        0.60       0.68        1.4        2.1         68           -
+    two, heavily loaded         507        714        286        757         32         510
 
 A second thread pays once its share of a step is longer than the time slice of the system's scheduler, some 3 ms. That
 is about `WORK_PER_THREAD` multiplications in the forward pass. Nothing is measured as a run starts: another count

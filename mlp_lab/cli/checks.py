@@ -24,8 +24,10 @@ from mlp_lab.model.tasks import SCORES, UNDEFINED, undefined
 from mlp_lab.training.checkpoints import BestCheckpoint
 from mlp_lab.training.module import MLPModule
 from mlp_lab.training.optimizers import check_eps
+from mlp_lab.training.settings import check_numbers, shortened
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
+LARGEST_REPLICATES = 10_000  # a larger number is most likely a mistake
 ARCHITECTURE = ("depth", "width", "activation", "linear_bias", "norm", "residual", "encoder")
 """The settings that say which network a checkpoint's weights belong to."""
 
@@ -42,7 +44,15 @@ def check_config(command: str, config: Any) -> None:
     """
     seed, path, clip = config.get("seed_everything"), config.get("ckpt_path"), config.trainer.gradient_clip_val
     if seed is not None and not 0 <= int(seed) <= LARGEST_SEED:
-        raise UserError(f"seed_everything: {seed} is not a seed; accepted: 0 to {LARGEST_SEED}")
+        raise UserError(f"seed_everything: {shortened(seed)} is not a seed; accepted: 0 to {LARGEST_SEED}")
+    check_numbers("", config.as_dict())
+    if config.replicates > LARGEST_REPLICATES:
+        raise UserError(f"replicates: {config.replicates} is not accepted; use {LARGEST_REPLICATES:,} at most")
+    if seed is not None and int(seed) + config.replicates - 1 > LARGEST_SEED:
+        raise UserError(
+            f"seed_everything: {seed} leaves no seeds for {config.replicates} replicates; "
+            f"use {LARGEST_SEED + 1 - config.replicates} at most"
+        )
     given = os.environ.get("PL_GLOBAL_SEED", "0")
     if isinstance(seed, bool) and not (given.isdecimal() and int(given) <= LARGEST_SEED):  # a number overrides it
         raise UserError(f"PL_GLOBAL_SEED: {given!r} is not a seed; accepted: 0 to {LARGEST_SEED}")

@@ -166,7 +166,9 @@ def _value(key: str, messages: Sequence[str]) -> str:
         return ""
     innermost = max((index for index, text in enumerate(messages) if _KEY.match(text)), default=0)
     kinds = _last(_UNION, messages[innermost:]) or match["kind"]
-    value = match["value"].splitlines()[0]
+    value = (match["value"].splitlines() or [""])[0]
+    if not value.strip():
+        return f"{key}: its value is empty; give {_accepted(kinds)}, or leave the key out"
     if value in ("True", "False") and "str" in kinds:
         return f"{key}: YAML reads no, yes, on and off as {value.lower()}; quote a name, as in 'no'"
     literal = value if value[:1] in "[{(" or re.fullmatch(r"-?[\d.]+", value) else repr(value)

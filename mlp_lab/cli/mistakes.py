@@ -16,6 +16,7 @@ EXTENSIONS = {
     "strategies": "trainer.strategy",
     "plugins": "trainer.plugins",
 }
+_TOO_MUCH_MEMORY = re.compile(r"out of memory|can't allocate memory|Storage size calculation overflowed")
 OBSERVERS = ("lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "lightning.pytorch.profilers.")
 
 
@@ -39,8 +40,9 @@ def one_line(error: BaseException) -> str | None:
         return f"trainer: {_first_sentence(text)}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mlp_lab"):
         return f"trainer: {_missing_package(text)}"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in text):
-        return f"out of memory: {_first_sentence(text)}; lower data.batch_size, data.eval_batch_size or model.width"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _TOO_MUCH_MEMORY.search(text)):
+        what = f"{_first_sentence(text)}; " if text else ""
+        return f"out of memory: {what}lower data.batch_size, data.eval_batch_size or model.width"
     if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding():
         return f"{error.object!r}: the locale's encoding, {error.encoding}, has no such file name; set PYTHONUTF8=1"
     if isinstance(error, OSError):

@@ -25,6 +25,7 @@ from mlp_lab.model.encoders import EncoderConfig, build_encoder
 from mlp_lab.model.initialization import initialize_, initializer
 from mlp_lab.model.linear import Linear
 
+LARGEST_DEPTH = 10_000  # of Xiao et al. (2018); a larger number is most likely a mistake
 DEFAULT_DEPTH = 2  # hidden layers where neither `depth` nor a list of widths says how many
 
 
@@ -295,6 +296,8 @@ def resolve_widths(depth: int | None, width: int | Sequence[int]) -> tuple[int, 
         depth = DEFAULT_DEPTH if isinstance(width, int) else len(width)
     if not _is_count(depth, at_least=0):
         raise UserError(f"model.depth: {depth!r} is not a number of hidden layers; accepted: an integer of at least 0")
+    if depth > LARGEST_DEPTH:
+        raise UserError(f"model.depth: {depth} hidden layers are too many; accepted: at most {LARGEST_DEPTH:,}")
     widths = (width,) * depth if isinstance(width, int) else tuple(width)
     if not all(_is_count(one, at_least=1) for one in ([width] if isinstance(width, int) else widths)):
         raise UserError(f"model.width: {width!r} is not a number of units; accepted: integers of at least 1")

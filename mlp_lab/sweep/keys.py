@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
@@ -32,9 +33,12 @@ def typed(key: str, known: Any, value: Any) -> Any:
         raise UserError(f"{key}: {value!r} is not accepted; use an integer")
     if kind.startswith("float"):
         try:
-            return float("" if isinstance(value, bool) else value)  # YAML takes 1e-3 for text
-        except (TypeError, ValueError) as error:
+            number = float("" if isinstance(value, bool) else value)  # YAML takes 1e-3 for text
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{key}: {value!r} is not accepted; use a number") from error
+        if not math.isfinite(number):
+            raise UserError(f"{key}: {value!r} is not accepted; use a finite number")
+        return number
     if kind.startswith("str") and not isinstance(value, str):
         raise UserError(f"{key}: {value!r} is not accepted; use text")
     return value

@@ -17,6 +17,7 @@ KEYS = {
     "float": ("type", "low", "high", "step", "log", "when", "per_layer"),
     "categorical": ("type", "choices", "when", "per_layer"),
 }
+LARGEST_GRID = 1_000_000  # as many as a sweep may have trials
 _SWITCHES = ("log", "per_layer")
 
 
@@ -81,6 +82,11 @@ class Parameter:
         if step is None:
             raise UserError(f"space.{self.key}: a grid needs `step`, or categorical `choices`; {self.words()} has none")
         count = round((self.high - self.low) / step) + 1
+        if count > LARGEST_GRID:
+            raise UserError(
+                f"space.{self.key}: {self.words()} gives a grid {count:,} values; set `step` so that it has "
+                f"{LARGEST_GRID:,} at most"
+            )
         values = [self.low + index * step for index in range(count)]
         return [int(value) for value in values] if self.kind == "int" else values
 
@@ -121,7 +127,7 @@ def read_parameter(key: str, content: object) -> Parameter:
     for name in _SWITCHES:
         if not isinstance(content.get(name, False), bool):
             raise UserError(f"{where}.{name}: {content[name]!r} is not accepted; use true or false")
-    when = content.get("when") or {}
+    when = {} if (given := content.get("when")) is None else given
     if not isinstance(when, Mapping):
         raise UserError(f"{where}.when: {when!r} is not accepted; use such as {{model.depth: '>2'}}")
     common: dict[str, Any] = {

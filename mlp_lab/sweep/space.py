@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from typing import Any
 from optuna import Trial
 
 from mlp_lab.errors import UserError
-from mlp_lab.sweep.ranges import Parameter, as_flag, read_parameter, unknown_key
+from mlp_lab.sweep.ranges import LARGEST_GRID, Parameter, as_flag, read_parameter, unknown_key
 
 DEPTH = "model.depth"
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -153,6 +154,12 @@ class Space:
             layers = self.depth if parameter.per_layer else 1
             for layer in range(1, layers + 1):
                 grid[f"{parameter.key}[{layer}]" if parameter.per_layer else parameter.key] = parameter.values()
+        points = math.prod(len(values) for values in grid.values())
+        if points > LARGEST_GRID:
+            raise UserError(
+                f"study.sampler: a grid of this space has {points:,} points; use {LARGEST_GRID:,} at most, or another "
+                "sampler"
+            )
         return grid
 
     def examples(self) -> list[dict[str, object]]:

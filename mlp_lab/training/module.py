@@ -32,6 +32,7 @@ from mlp_lab.training.burst import quiet_till_log
 from mlp_lab.training.meters import Meter, RunningLoss
 from mlp_lab.training.optimizers import OptimizerConfig, build_optimizer
 from mlp_lab.training.schedules import FactorScheduler, ScheduleConfig, build_scheduler
+from mlp_lab.training.settings import check_numbers
 from mlp_lab.training.straight import StraightModule
 from mlp_lab.training.training_score import TrainingScore
 
@@ -115,6 +116,7 @@ class MLPModule(PairBatches, StraightModule):
         settings["optimizer"] = asdict(self.optimizer_config)
         settings["schedule"] = asdict(self.schedule_config)
         self.save_hyperparameters({"spec": self.spec.to_dict(), **settings})
+        check_numbers("model", {name: value for name, value in settings.items() if name != "spec"})
         for name, value in {"mixup": mixup, "max_norm": max_norm}.items():
             if value < 0:
                 raise UserError(f"model.{name}: {value} is negative; use a number of at least 0 (0 turns it off)")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Protocol
 
 from mlp_lab.errors import UserError
+
+LARGEST_NUMBER = 2**63 - 1  # of an integer, as PyTorch holds it
 
 
 class NamedConfig(Protocol):
@@ -31,6 +34,44 @@ def check(key: str, value: object, valid: bool, accepted: str) -> None:
     """
     if not valid:
         raise UserError(f"{key}: {value!r} is out of range; accepted: {accepted}")
+
+
+def check_numbers(key: str, setting: object) -> None:
+    """Checks that a setting, and every number inside its groups and lists, is finite and fits into 64 bits.
+
+    Args:
+        key: What the user writes before the setting, as in "model"; empty for a whole configuration.
+        setting: A number, text, a list, or a group of keys. The arguments of a user's own class are not checked.
+
+    >>> check_numbers("model", {"optimizer": {"betas": [0.9, math.nan]}})
+    Traceback (most recent call last):
+    mlp_lab.errors.UserError: model.optimizer.betas: nan is not accepted; use a finite number
+
+    Raises:
+        UserError: Names the first number that is not.
+    """
+    if isinstance(setting, Mapping):
+        if not str(setting.get("class_path") or "mlp_lab.").startswith("mlp_lab."):
+            return
+        for name, value in setting.items():
+            check_numbers(key if name == "init_args" else f"{key}.{name}" if key else str(name), value)
+    elif isinstance(setting, list | tuple):
+        for value in setting:
+            check_numbers(key, value)
+    elif isinstance(setting, float) and not math.isfinite(setting):
+        raise UserError(f"{key}: {setting} is not accepted; use a finite number")
+    elif isinstance(setting, int) and abs(setting) > LARGEST_NUMBER:
+        raise UserError(f"{key}: {shortened(setting)} is too large; use an integer of at most {LARGEST_NUMBER}")
+
+
+def shortened(number: int) -> str:
+    """Returns an integer as text, of a long one the first digits and their count.
+
+    >>> shortened(10**400)
+    '1000000000… (401 digits)'
+    """
+    digits = str(number)
+    return digits if len(digits) <= 40 else f"{digits[:10]}… ({len(digits)} digits)"
 
 
 def refuse_unused(key: str, config: NamedConfig, uses: Mapping[str, Collection[str]]) -> None:

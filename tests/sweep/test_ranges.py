@@ -44,6 +44,7 @@ FLOAT = {"type": "float", "low": 0.1, "high": 1.0}
         ({"type": "categorical", "choices": [None, "null"]}, "space.k.choices: null and 'null' are one and the same "),
         ({"type": "categorical", "choices": [math.nan, 1]}, "space.k.choices: nan equals nothing, not even itself; "),
         ({"type": "categorical", "choices": [(1, 2), 3]}, "space.k.choices: (1, 2) cannot be stored; use text, "),
+        ({**INT, "when": 0}, "space.k.when: 0 is not accepted; use such as {model.depth: '>2'}"),
         ({**INT, "when": ">2"}, "space.k.when: '>2' is not accepted; use such as {model.depth: '>2'}"),
     ],
 )
@@ -65,6 +66,8 @@ def test_values_of_a_grid() -> None:
     assert read_parameter("k", {**FLOAT, "step": 0.3}).values() == pytest.approx([0.1, 0.4, 0.7, 1.0])
     with pytest.raises(UserError, match=r"^space.k: a grid needs `step`"):
         read_parameter("k", FLOAT).values()
+    with pytest.raises(UserError, match=r"^space.k: 1 to 1e\+09 gives a grid 1,000,000,000 values; set `step`"):
+        read_parameter("k", {**INT, "high": 10**9}).values()
 
 
 def test_a_range_knows_its_values() -> None:

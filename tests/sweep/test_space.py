@@ -160,6 +160,12 @@ def test_points_become_parameters_and_return() -> None:
         space.to_params({"model.width": [64, 8]})
 
 
+def test_grid_of_too_many_points_is_refused() -> None:
+    wide = {"type": "int", "low": 1, "high": 2000}
+    with pytest.raises(UserError, match=r"^study.sampler: a grid of this space has 4,000,000 points"):
+        Space.read({"a": wide, "b": wide}).grid()
+
+
 def test_a_grid_has_every_value_and_refuses_conditions() -> None:
     space = Space.read({"model.depth": DEPTH, "model.activation": NAMES})
     assert space.grid() == {"model.activation": ["relu", "tanh"], "model.depth": [0, 1, 2, 3, 4]}

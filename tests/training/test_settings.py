@@ -1,9 +1,10 @@
+import math
 from dataclasses import dataclass
 
 import pytest
 
 from mlp_lab.errors import UserError
-from mlp_lab.training.settings import check, refuse_unused
+from mlp_lab.training.settings import check, check_numbers, refuse_unused
 
 USES = {"circle": ("radius",), "square": ("side",), "cube": ("side", "height")}
 
@@ -43,3 +44,22 @@ def test_check_names_key_value_and_what_would_do():
     check("a.b", 1, True, "a number")
     with pytest.raises(UserError, match=r"^a\.b: -1 is out of range; accepted: a number > 0$"):
         check("a.b", -1, False, "a number > 0")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"mixup": math.inf}, "mixup: inf is not accepted; use a finite number"),
+        ({"model": {"optimizer": {"betas": (0.9, math.nan)}}}, "model.optimizer.betas: nan is not accepted; use a"),
+        ({"model": {"width": [8, 2**63]}}, "model.width: 9223372036854775808 is too large; use an integer of at most"),
+        ({"model": {"width": -(10**400)}}, r"model.width: -100000000… \(402 digits\) is too large"),
+        ({"data": {"class_path": "mlp_lab.A", "init_args": {"bins": math.inf}}}, "data.bins: inf is not accepted"),
+    ],
+)
+def test_check_numbers_value_not_representable_names_the_key(setting: object, message: str):
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_numbers("", setting)
+
+
+def test_check_numbers_arguments_of_a_foreign_class_pass():
+    check_numbers("", {"data": {"class_path": "mine.Data", "init_args": {"limit": math.inf}}, "seed": 2**63 - 1})

@@ -59,12 +59,13 @@ def causes(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__ or error.__context__
 
 
-def explain(messages: Sequence[str], keys: Iterable[str]) -> str:
+def explain(messages: Sequence[str], keys: Iterable[str], words: Sequence[str] = ()) -> str:
     """Puts what the parser says into one line that names the key, the value and what would be accepted.
 
     Args:
         messages: The messages of the exceptions, outermost first.
         keys: Every key of the parser, to suggest the nearest from.
+        words: The command line.
 
     >>> explain(["Parser key 'model.depth': Expected a <class 'int'>. Got value: abc"], ["model.depth"])
     "model.depth: 'abc' is not accepted; use an integer"
@@ -75,6 +76,7 @@ def explain(messages: Sequence[str], keys: Iterable[str]) -> str:
     return (
         _option(key, messages)
         or _unknown(messages, known)
+        or _no_value(messages, words)
         or _shape(key, messages, known)
         or _names(key, messages)
         or _value(key, messages)
@@ -110,12 +112,19 @@ def _unknown(messages: Sequence[str], keys: list[str]) -> str:
     return f"{key}: no such key; " + (f"did you mean {guess}?" if guess else "`fit --help` lists the keys")
 
 
+def _no_value(messages: Sequence[str], words: Sequence[str]) -> str:
+    """A flag without a value; of a key of a class, such as `data.target`, the parser names only the class's key."""
+    if not (name := _last(_NO_VALUE, messages)):
+        return ""
+    flags = (word[2:] for word, after in pairwise([*words, "--"]) if after.startswith("--"))
+    exact = next((word for word in flags if word == name or (word.startswith(f"{name}.") and "=" not in word)), name)
+    return f"{exact}: no value is given"
+
+
 def _shape(key: str, messages: Sequence[str], keys: list[str]) -> str:
-    """A missing value, one value in place of a group of keys, or something that is no class."""
+    """One value in place of a group of keys, or something that is no class."""
     if name := _last(_LINKED, messages):
         return f"{name}: it is taken from the data; leave it out"
-    if name := _last(_NO_VALUE, messages):
-        return f"{name}: no value is given"
     if (value := _last(_NO_GROUP, messages)) and key:
         inside = [other for other in keys if other.startswith(f"{key}.")]
         inner = f"{key}.name" if f"{key}.name" in inside or not inside else inside[0]

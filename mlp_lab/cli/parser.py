@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -18,13 +19,19 @@ class BenchParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._words: Sequence[str] = ()  # the command line that is parsed
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """Keeps the command line, so that a message can name a word of it."""
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, *others, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the message as one line; where jsonargparse only tries a value, it gets its own exception."""
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise UserError(explain([message, *causes(ex)], known_keys(parser))) from ex
+        raise UserError(explain([message, *causes(ex)], known_keys(parser), self._words)) from ex
 
 
 @contextmanager

@@ -7,14 +7,14 @@ training rows. Messages name a cell as `origins.py` does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlp_lab.data.levels import alike, to_text
+from mlp_lab.data.levels import ALIKE, alike, to_text
 from mlp_lab.data.notation import ISO, PLAIN, Notation, NotationSettings
 from mlp_lab.data.origins import cell_of, table_of
 from mlp_lab.data.readings import ColumnReading, percent, read_columns
@@ -113,7 +113,13 @@ def infer_columns(
         reason = "" if name in declared else _reason_to_drop(frame[name], readings[name], keep_constant)
         if not reason and frame[name][train].isna().all():
             reason = "no training row has a value"
-        columns.append(_judge(frame[name], readings[name], train, reason, exact=name in declared))
+        column = _judge(frame[name], readings[name], train, reason, exact=name in declared)
+        if not reason and name not in declared and (numbers := _row_numbers(frame[name])):
+            advice = f"if it only numbers the rows, leave it out with {flag('data.drop', [*drop, name])}"
+            column = replace(
+                column, remarks=(*column.remarks, f"{name}: each row has its own whole number, {numbers}; {advice}")
+            )
+        columns.append(column)
     return tuple(columns)
 
 
@@ -189,7 +195,7 @@ def _remarks(cells: pd.Series, reading: ColumnReading) -> list[str]:
     if reading.kind != "categorical":
         return []
     groups = alike(sorted(map(str, to_text(cells).dropna().unique())))
-    return [f"{cells.name}: categories {group} differ only in case or spaces" for group in groups]
+    return [f"{cells.name}: categories {group} differ only in case or spaces; {ALIKE}" for group in groups]
 
 
 def _reason_to_drop(cells: pd.Series, reading: ColumnReading, keep_constant: bool) -> str:
@@ -203,6 +209,14 @@ def _reason_to_drop(cells: pd.Series, reading: ColumnReading, keep_constant: boo
     if distinct > TEXT_SHARE * present and to_text(cells).dropna().str.count(r"\S+").mean() >= TEXT_WORDS:
         return "free text: nearly all distinct" if distinct > ID_SHARE * present else "free text"
     return "an identifier: nearly all distinct" if distinct > ID_SHARE * present else ""
+
+
+def _row_numbers(cells: pd.Series) -> str:
+    """Returns the range of whole numbers without gaps and without repetition, such as a file's row numbers; else ''."""
+    if not pd.api.types.is_integer_dtype(cells) or len(cells) < ID_ROWS:
+        return ""
+    first, last = int(cells.min()), int(cells.max())
+    return f"{first} … {last}" if last - first == len(cells) - 1 and cells.is_unique else ""
 
 
 def _range(values: pd.Series) -> str:

@@ -159,7 +159,7 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
         words = column.note if column.kind == "dropped" else column.values + (f" ({remarks})" if remarks else "")
         missing = f"{column.missing:,}" if column.missing else ""
         distinct = f"{column.distinct:,}" if column.distinct else ""
-        cell = Text(words, no_wrap=not column.how, overflow="fold" if column.how else "ellipsis")
+        cell = Text(words, no_wrap=not remarks, overflow="fold" if remarks else "ellipsis")
         style = "dim" if column.kind == "dropped" else ""
         table.add_row(Text(column.name), column.kind, missing, distinct, cell, style=style)
     if rest := columns[MOST_ROWS:]:

@@ -60,6 +60,10 @@ class Levels:
         return codes
 
 
+ALIKE = "if they mean the same, write them in one way in the file"
+"""What a user can do about names that `alike` returns."""
+
+
 def to_text(cells: pd.Series) -> pd.Series:
     """Returns a plain column as words, NaN where missing: text as it is written, numbers without trailing zeros.
 

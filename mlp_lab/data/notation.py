@@ -38,6 +38,7 @@ EXACT = 2**53
 SAMPLE = 1000
 """Distinct cells, spread over the table, that decide which notations are tried on all of them."""
 
+_THOUSANDS = r"[+-]?[1-9]\d{0,2}\.\d{3}"
 _SPACES = "[ \u00a0\u2009\u202f]"
 _GROUP = {",": ",", ".": r"\.", " ": _SPACES, "'": "['\u2019]"}
 _CURRENCY = (
@@ -150,7 +151,7 @@ class Reading:
 def plain_numbers(texts: pd.Series) -> pd.Series:
     """Returns text as int64, uint64 or float64 if every cell is a plain number and nothing is lost, else unchanged.
 
-    Text stays where it has leading zeros, where points may group thousands in every cell, where few numbers are written
+    Text stays where it has leading zeros, where points may group thousands, where few numbers are written
     in several ways (3.1 and 3.10), and where integers are too long for float64.
     """
     cells = _array(texts)
@@ -166,15 +167,34 @@ def plain_numbers(texts: pd.Series) -> pd.Series:
     is_fraction = bool((known % 1 != 0).any())
     if _matches(cells, r"0\d.*").true_count:
         return texts
+    if may_be_thousands(texts):
+        return texts
     if is_fraction:
-        grouped = _matches(cells, r"[+-]?[1-9]\d{0,2}\.\d{3}").true_count == len(known)
         distinct = known.nunique()
-        respelt = distinct <= STRAY_DISTINCT and texts.nunique() > distinct
-        return texts if grouped or respelt else numbers
+        return texts if distinct <= STRAY_DISTINCT and texts.nunique() > distinct else numbers
     for kind in (pa.int64(), pa.uint64()) if len(known) == len(texts) else ():
         with suppress(pa.ArrowInvalid):
             return pd.Series(pc.cast(cells, kind).to_numpy(), index=texts.index, name=texts.name)
     return texts if len(known) and known.abs().max() >= EXACT else numbers
+
+
+def may_be_thousands(texts: pd.Series) -> bool:
+    """Tells whether points may group the digits of whole numbers, as in 4.300 and 900: in some cells, against none."""
+    cells = _array(texts)
+    if _matches(cells, _THOUSANDS).true_count == 0:
+        return False
+    return bool(_matches(cells, rf"{_THOUSANDS}|[+-]?(?:0|[1-9]\d{{0,2}})").true_count == len(cells) - cells.null_count)
+
+
+def are_likely_thousands(texts: pd.Series) -> bool:
+    """Tells whether points group thousands rather than begin fractions of three digits.
+
+    A program that writes fractions of three digits writes a point in every cell, and some last digit is not 0.
+    """
+    if not may_be_thousands(texts):
+        return False
+    cells = _array(texts.dropna())
+    return bool(_matches(cells, _THOUSANDS).false_count or _matches(cells, ".*0").false_count == 0)
 
 
 def _array(texts: pd.Series) -> pa.Array:

@@ -22,6 +22,7 @@ from mlp_lab.data.notation import (
     Notation,
     NotationSettings,
     Reading,
+    are_likely_thousands,
     find_dates,
     find_numbers,
     has_order,
@@ -114,7 +115,10 @@ def _find_numbers(frame: pd.DataFrame, texts: dict[str, pd.Series], settings: No
     points_first = {name: find_numbers(cells, settings) for name, cells in texts.items()}
     if not _has(",", points_first, texts):
         return {
-            name: replace(item, other=None) if item.notation == PLAIN else item for name, item in points_first.items()
+            name: replace(item, other=None)
+            if item.notation == PLAIN and not are_likely_thousands(texts[name])
+            else item
+            for name, item in points_first.items()
         }
     commas_first = {name: find_numbers(cells, settings, decimal=",") for name, cells in texts.items()}
     fractions = (cells.dropna() % 1 != 0 for _, cells in frame.items() if pd.api.types.is_float_dtype(cells))

@@ -35,12 +35,13 @@ from mlp_lab.data.text_files import (
     refuse_long_rows,
     refuse_short_rows,
     skip_separator_line,
+    wrong_encoding,
 )
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.flags import flag
 from mlp_lab.paths import expand_path
 
-MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "<NA>")
+MISSING_VALUES: tuple[str, ...] = ("?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "#N/A", "#NV", "<NA>")
 """Cells that mean 'missing', besides the empty and the blank ones, which always do."""
 NULLABLE: dict[pyarrow.DataType, pd.api.extensions.ExtensionDtype] = {
     pyarrow.int8(): pd.Int8Dtype(),
@@ -154,7 +155,7 @@ def _one_line_errors(path: Path, key: str) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise UserError(f"{key}: {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise UserError(wrong_encoding(path, key)) from error
     except pd.errors.EmptyDataError as error:
         raise UserError(f"{key}: {path} is empty") from error
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlp_lab.data.columns import to_numbers
-from mlp_lab.data.levels import FORMS, Levels, alike, to_text
+from mlp_lab.data.levels import ALIKE, FORMS, Levels, alike, to_text
 from mlp_lab.data.notation import PLAIN, Notation, NotationSettings
 from mlp_lab.data.origins import cell_of, place_of
 from mlp_lab.data.readings import ColumnReading, read_columns
@@ -167,7 +167,10 @@ def target_remarks(target: Target, readings: Mapping[str, ColumnReading]) -> lis
         return [remark for name in target.columns for remark in readings[name].remarks]
     if target.task == "multilabel":
         return []
-    return [f"{target.columns[0]}: classes {group} differ only in case or spaces" for group in alike(target.classes)]
+    return [
+        f"{target.columns[0]}: classes {group} differ only in case or spaces; {ALIKE}"
+        for group in alike(target.classes)
+    ]
 
 
 def check_task(task: str) -> None:

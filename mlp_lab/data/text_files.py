@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import re
+import shlex
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -123,14 +124,21 @@ def open_text(path: Path, key: str = "data.path") -> Iterator[TextIO]:
     Raises:
         UserError: It is no text (see `FOREIGN`), or a ZIP file without a table, with several, or with a password.
     """
+    with _open_bytes(path, key) as stream:
+        yield _as_text(stream, path, key)
+
+
+@contextmanager
+def _open_bytes(path: Path, key: str) -> Iterator[Any]:
+    """Opens a text table, unpacked, as a stream of bytes that can `peek`."""
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     suffix = path.suffix.lower()
     if suffix == ".zip":
-        with zipfile.ZipFile(path) as archive, archive.open(_table_in(archive, path, key)) as inner:
-            yield _as_text(inner, path, key)
+        with zipfile.ZipFile(path) as archive, archive.open(_table_in(archive, path, key)) as stream:
+            yield stream
     else:
         with openers.get(suffix, open)(path, "rb") as stream:
-            yield _as_text(stream, path, key)
+            yield stream
 
 
 def _as_text(stream: Any, path: Path, key: str) -> TextIO:
@@ -158,6 +166,25 @@ def skip_separator_line(stream: TextIO) -> str:
         return found[1]
     stream.seek(0)
     return ""
+
+
+def wrong_encoding(path: Path, key: str) -> str:
+    """Says in which line a file is not UTF-8 text, and how to convert it from what Excel writes in Western Europe."""
+    with _open_bytes(path, key) as stream:
+        line = next((number for number, row in enumerate(stream, 1) if not _is_utf8(row)), 1)
+    cure = "save it as UTF-8 (in Excel: the file type 'CSV UTF-8')"
+    if path.suffix.lower() not in COMPRESSIONS:
+        source, target = (shlex.quote(str(name)) for name in (path, path.with_name(f"{path.stem}-utf8{path.suffix}")))
+        cure += f", or convert it: iconv -f WINDOWS-1252 -t UTF-8 {source} > {target}"
+    return f"{key}: {path} is not UTF-8 text, first in line {line}; {cure}"
+
+
+def _is_utf8(row: bytes) -> bool:
+    try:
+        row.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _table_in(archive: zipfile.ZipFile, path: Path, key: str) -> zipfile.ZipInfo:

@@ -180,10 +180,23 @@ def test_infer_columns_keeps_zip_codes_as_categories() -> None:
 
 def test_infer_columns_remarks_on_levels_that_differ_in_case_and_on_far_dates() -> None:
     assert _judge(["Basic", "basic", "Plus"]).remarks == (
-        "x: categories 'Basic' and 'basic' differ only in case or spaces",
+        "x: categories 'Basic' and 'basic' differ only in case or spaces; if they mean the same, write them in one way "
+        "in the file",
     )
     (remark,) = _judge(["2024-01-01", "9999-12-31", "9999-12-31"]).remarks
     assert remark.startswith("x: 2 training rows have the date 9999-12-31; if it means that there is none")
+
+
+def test_infer_columns_of_row_numbers_advises_to_drop_them() -> None:
+    frame = pd.DataFrame({"id": range(7, 107), "gap": [*range(99), 100], "again": [0, *range(99)], "a b": "w"})
+    columns = infer_columns(frame, drop=["a b"])
+    assert columns[0].kind == "numeric"
+    assert columns[0].remarks == (
+        "id: each row has its own whole number, 7 … 106; if it only numbers the rows, leave it out with "
+        "--data.drop '[\"a b\", id]'",
+    )
+    assert columns[1].remarks == columns[2].remarks == ()
+    assert infer_columns(frame, numeric=["id"])[0].remarks == ()
 
 
 def test_to_numbers_of_far_dates_are_exact_seconds() -> None:

@@ -46,6 +46,11 @@ def _describe(spec: DataSpec = BINARY, **facts: Any) -> Description:
     return Description(spec=spec, **settings | facts)
 
 
+def test_print_columns_wraps_the_reason_why_a_column_is_dropped() -> None:
+    long = Column(name="a column with a long name", kind="dropped", note="an identifier: nearly all distinct")
+    assert "distinct" in _columns([long]).splitlines()[-1]
+
+
 def test_the_page_says_it_all() -> None:
     columns = [
         Column(name="age", kind="numeric", missing=1234, distinct=70, values="17 … 90"),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlp_lab.data.notation import PLAIN, NotationSettings
+from mlp_lab.data.notation import PLAIN, NotationSettings, plain_numbers
 from mlp_lab.data.readings import ColumnReading, percent, read_columns
 from mlp_lab.data.tables import plain_columns
 
@@ -38,6 +38,17 @@ def test_read_columns_with_points_elsewhere_reads_commas_as_thousands() -> None:
 def test_read_columns_of_plain_thousandths_has_no_doubt() -> None:
     found = _read(weight=["1.234", "12.345"])["weight"]
     assert (_values(found), found.notation, found.remarks) == ([1.234, 12.345], PLAIN, ())
+
+
+@pytest.mark.parametrize("cells", [["4.300", "900"], ["4.300", "7.700"], ["12.000", "7.000"]])
+def test_read_columns_of_points_that_likely_group_thousands_names_the_key(cells: list[str]) -> None:
+    income = _read(income=cells)["income"]
+    assert income.remarks[0].startswith(
+        f"income: '{cells[0]}' is read as {float(cells[0]):g}; --data.decimal , reads it"
+    )
+    assert plain_numbers(pd.Series(cells, dtype="str")).tolist() == cells, "the file's reader leaves it as text"
+    read = _read(NotationSettings(decimal=","), income=cells)["income"]
+    assert _values(read) == [float(cell.replace(".", "")) for cell in cells]
 
 
 def test_read_columns_orders_days_as_the_other_date_columns() -> None:

@@ -162,7 +162,13 @@ MISTAKES = {
     "open quote": ('a,b\n1,2\n"3,4\n', "t.csv", 'broken row: a quote (") opened near line 3 is never closed'),
     "duplicate names": ("a,b,a \n1,2,3\n", "t.csv", "1 duplicate column name(s): 'a'"),
     "no header": ("1,2\n3,4\n", "t.csv", "has no header: its first line (1,2) holds only numbers"),
-    "not UTF-8": (b"a,b\n\xff,1\n", "t.csv", "is not UTF-8 text"),
+    "not UTF-8": (
+        b"a,b\n1,2\n\xe4,1\n",
+        "my table.csv",
+        "is not UTF-8 text, first in line 3; save it as UTF-8 (in Excel: the file type 'CSV UTF-8'), or convert it: "
+        "iconv -f WINDOWS-1252 -t UTF-8 ",
+    ),
+    "not UTF-8, packed": (gzip.compress(b"a,b\n1,2\n\xff,1\n"), "t.csv.gz", "not UTF-8 text, first in line 3"),
     "unknown type": ("a,b\n1,2\n", "t.xls", "t.xls is of an unknown type; accepted: .csv"),
     "no type": ("a,b\n1,2\n", "table", "is of an unknown type"),
     "not gzip": ("a,b\n1,2\n", "t.csv.gz", "cannot be unpacked or read"),

@@ -78,9 +78,10 @@ class ArrayDataModule(TabularDataModule):
         raise UserError(f"data: {type(self).__qualname__} has no method `arrays`; use a subclass that returns X and y")
 
     def _read(self, text: Sequence[str]) -> Source:
-        x, y = self.arrays()
-        features, targets = _frame(x, "x"), _frame(y, "y")
-        name = type(self).__qualname__
+        name, pair = type(self).__qualname__, self.arrays()
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"data: {name}.arrays returns {_kind(pair)}; accepted: a pair (X, y)")
+        features, targets = _frame(pair[0], "x"), _frame(pair[1], "y")
         if len(features) != len(targets):
             raise UserError(f"data: {name}.arrays returns {len(features)} rows of X and {len(targets)} of y")
         if both := [column for column in features if column in targets]:
@@ -90,6 +91,11 @@ class ArrayDataModule(TabularDataModule):
         frame.index = Origin(key="data", label=name).index(len(frame))
         self.target = list(targets.columns)
         return Source(label=name, frames=(frame,), fingerprints=(digest.hexdigest()[:16],))
+
+
+def _kind(values: Any) -> str:
+    """Names what was returned, in a few words."""
+    return f"{len(values)} values" if isinstance(values, tuple | list) else f"one {type(values).__name__}"
 
 
 def _frame(values: Any, prefix: str) -> pd.DataFrame:

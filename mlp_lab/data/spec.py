@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from mlp_lab.errors import UserError
+
 TaskName = Literal["regression", "binary", "multiclass", "multilabel"]
 TASK_NAMES: tuple[str, ...] = get_args(TaskName)
 
@@ -70,12 +72,20 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DataSpec:
-        """Rebuilds the spec that `to_dict` wrote.
+        """Rebuilds the spec that `to_dict` wrote; fields that this version does not know are left out.
+
+        Raises:
+            UserError: `values` is no mapping with a task.
 
         >>> spec = DataSpec(task="binary", numeric=("x",), classes=("no", "yes"))
         >>> DataSpec.from_dict(spec.to_dict()) == spec
         True
         """
+        if not isinstance(values, Mapping) or "task" not in values:
+            given = f"keys {', '.join(map(str, values))}" if isinstance(values, Mapping) else type(values).__name__
+            raise UserError(
+                f"spec: {given} is no description of data; use a DataSpec, or the spec_dict of a data module"
+            )
         known = {field.name for field in fields(cls)}
         return cls(**{name: _frozen(value) for name, value in values.items() if name in known})
 

@@ -47,7 +47,8 @@ class MLPModule(PairBatches, StraightModule):
     processes takes the same step.
 
     Args:
-        spec: What the model must know of the data, as `DataSpec.to_dict()` gives it.
+        spec: What the model must know of the data: a `DataSpec`, or its `to_dict()`, which is the `spec_dict` of a data
+            module.
         depth: Number of hidden layers, at least 0; 0 is linear or logistic regression. null is the length of the list
             in `width`, or 2 if `width` is one number.
         width: Units of each hidden layer, at least 1: one number for all layers, or a list with a number per layer. A
@@ -84,7 +85,7 @@ class MLPModule(PairBatches, StraightModule):
 
     def __init__(
         self,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | DataSpec,
         depth: int | None = None,
         width: int | list[int] = 128,
         activation: str = "relu",
@@ -107,7 +108,7 @@ class MLPModule(PairBatches, StraightModule):
     ) -> None:
         super().__init__()
         settings = {name: value for name, value in locals().items() if name not in ("self", "spec", "__class__")}
-        self.spec = DataSpec.from_dict(spec)
+        self.spec = spec if isinstance(spec, DataSpec) else DataSpec.from_dict(spec)
         self.encoder_config = _config(EncoderConfig, encoder)
         self.optimizer_config = _config(OptimizerConfig, optimizer)
         self.schedule_config = _config(ScheduleConfig, schedule)

@@ -76,6 +76,16 @@ def test_arrays_that_do_not_fit_are_refused(x: Any, y: Any, message: str) -> Non
         _ = of(x, y).spec
 
 
+@pytest.mark.parametrize(("returned", "words"), [(X, "one ndarray"), ((X, X, X), "3 values"), (None, "one NoneType")])
+def test_arrays_that_return_no_pair_are_refused(returned: Any, words: str) -> None:
+    class Single(ArrayDataModule):
+        def arrays(self) -> Any:
+            return returned
+
+    with pytest.raises(UserError, match=rf"^data: .*Single.arrays returns {words}; accepted: a pair \(X, y\)$"):
+        _ = Single().spec
+
+
 def test_class_without_arrays_is_refused() -> None:
     with pytest.raises(UserError, match="data: ArrayDataModule has no method `arrays`; use a subclass"):
         _ = ArrayDataModule().spec

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from mlp_lab.data.spec import TASK_NAMES, DataSpec
+from mlp_lab.errors import UserError
 
 FULL = DataSpec(
     task="regression",
@@ -31,6 +32,14 @@ def test_a_spec_survives_plain_types_json_and_yaml(carry) -> None:
 
 def test_fields_of_a_later_version_are_passed_over() -> None:
     assert DataSpec.from_dict({**FULL.to_dict(), "added_later": 1}) == FULL
+
+
+@pytest.mark.parametrize(
+    ("values", "given"), [(FULL, "DataSpec"), ({"inputs": 5, "outputs": 2}, "keys inputs, outputs"), (5, "int")]
+)
+def test_from_dict_without_a_task_names_what_is_accepted(values, given: str) -> None:
+    with pytest.raises(UserError, match=f"^spec: {given} is no description of data; use a DataSpec, or the spec_dict"):
+        DataSpec.from_dict(values)
 
 
 @pytest.mark.parametrize(

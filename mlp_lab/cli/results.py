@@ -50,7 +50,8 @@ def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None
         print(f"no validation in {epochs}")
     tables = [one for one in _callbacks(trainer) if isinstance(one, EpochTable) and one.total_seconds]
     rates = [f"{table.samples_per_second:,.0f} samples/s" for table in tables]
-    print(", ".join([f"{trainer.global_step:,} optimizer steps", *rates]))
+    steps = f"{trainer.global_step:,} optimizer step{'' if trainer.global_step == 1 else 's'}"
+    print(", ".join([steps, *rates]))
 
 
 def report_scores(stage: str, spec: DataSpec, rows: int, scores: Mapping[str, float]) -> None:

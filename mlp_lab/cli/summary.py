@@ -72,14 +72,14 @@ def show_summary(cli: BenchCLI, console: Console | None = None) -> None:
     rows = layer_rows(mlp, activation=module.hparams["activation"], norm=module.hparams["norm"])
     parameters, flops = (sum(row.parameters for row in rows), sum(row.flops for row in rows))
     console.print(_table(rows, parameters, flops))
-    states = _mega(BYTES * parameters * COPIES[name])
-    activations = _mega(BYTES * batch * (sum(3 * width for width in mlp.widths) + mlp.linears[0].in_features))
+    states = _bytes(BYTES * parameters * COPIES[name])
+    activations = _bytes(BYTES * batch * (sum(3 * width for width in mlp.widths) + mlp.linears[0].in_features))
     reason = reason_for_lightnings_loop(cli.trainer, module)
     for head, words in (
         ("task", f"{spec.task}, loss {module.train_loss.loss.name}"),
         ("memory", f"{states} for weights, gradients and the state of {name}"),
         ("", f"about {activations} for activations at batch size {batch:,}"),
-        ("step", f"about {3 * flops * batch / 1e6:,.1f} MFLOP: forward, and twice that backward"),
+        ("step", f"about {_scaled(3 * flops * batch, 1000)}FLOP: forward, and twice that backward"),
         ("loop", f"Lightning's own, because of {reason}" if reason else "the fast training loop"),
     ):
         _print_line(console, head, words)
@@ -185,5 +185,18 @@ def _flops(linear: nn.Linear) -> int:
     return (2 * linear.in_features + (linear.bias is not None)) * linear.out_features
 
 
-def _mega(count: int) -> str:
-    return f"{count / 2**20:,.2f} MiB"
+def _bytes(count: int) -> str:
+    return f"{_scaled(count, 1024)}{'iB' if count >= 1024 else 'B'}"
+
+
+def _scaled(count: float, base: int) -> str:
+    """Writes a count with three digits and a prefix.
+
+    >>> _scaled(270_400_000, 1000), _scaled(800, 1000), _scaled(2048, 1024)
+    ('270 M', '800 ', '2 K')
+    """
+    power = 0
+    while count >= base and power < len("KMGT"):
+        count, power = count / base, power + 1
+    prefix = ("", "K" if base == 1024 else "k", "M", "G", "T")[power]
+    return f"{count:.0f} {prefix}" if count >= 100 else f"{count:.3g} {prefix}"

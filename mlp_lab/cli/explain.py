@@ -8,6 +8,7 @@ from ast import literal_eval
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from itertools import pairwise
 
 from mlp_lab.errors import nearest
 from mlp_lab.flags import flag, flow_yaml

@@ -43,6 +43,7 @@ from mlp_lab.paths import expand_path
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.program import program
+from mlp_lab.text import printable
 from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
 from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
@@ -114,6 +115,9 @@ class BenchCLI(LightningCLI):
         if command in ("test", "predict"):
             parser.add_argument("--output", type=str | None, help="File to write; by default in the run's directory.")
         if command == "predict":
+            parser.add_argument(
+                "--safe_cells", action="store_true", help="Put ' before text that a spreadsheet takes for a formula."
+            )
             parser.add_argument("--id", type=list[str] | str | None, help="Columns of the table that name its rows.")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
@@ -301,9 +305,9 @@ class BenchCLI(LightningCLI):
             )
         if self.rollback is not None and self.invocation.resumed and not self.rollback.trained(self.trainer):
             self.rollback.undo(self.trainer)
-            print(nothing_left(self.trainer))
+            print(printable(nothing_left(self.trainer)))
         report_fit(self.trainer, cast(TensorDataModule, self.datamodule).spec, best)
-        print(self.directory.path)
+        print(printable(str(self.directory.path)))
         check_saved(self.trainer, self.directory)
 
     def validate(self, **kwargs: Any) -> None:
@@ -338,7 +342,7 @@ class BenchCLI(LightningCLI):
         path = self._output("predictions.csv")
         assert path is not None
         logits = cast(list[Tensor], self.trainer.predict(**kwargs))
-        rows = write_predictions(path, data, logits)
+        rows = write_predictions(path, data, logits, safe_cells=config.safe_cells)
         if self.directory is not None:
             checkpoint = shown_path(Path(config.ckpt_path).resolve(), self.directory)
             facts = {"source": data.loaded.source, "rows": rows, "checkpoint": checkpoint}

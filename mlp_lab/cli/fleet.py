@@ -16,6 +16,7 @@ from mlp_lab.sweep.search import prepare, trials_to_finish
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
 from mlp_lab.sweep.weights_and_biases import check_login
+from mlp_lab.text import printable
 
 
 class Worker:
@@ -72,10 +73,10 @@ def run_fleet(
         with terminable():
             troubles = _work(fleet, Progress(study, metrics, budget), Worker(command, words, Path.cwd()))
     for line in troubles:
-        print(line)
+        print(printable(line))
     write_results(directory, study, space, base, metrics)
     print_top(study, space, metrics, directory)
-    print(directory)
+    print(printable(str(directory)))
     finished = count_trials(study).finished
     if troubles and (budget is None or finished < budget):
         of = f" of {budget:,}" if budget else ""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from mlp_lab.cli.streams import any_encoding
 from mlp_lab.errors import INTERRUPTED, NonFiniteError, NotSavedError, Terminated, UserError, nearest
 from mlp_lab.program import program
+from mlp_lab.text import printable
 
 COMMANDS = {
     "fit": "Train an MLP from a config, or go on with a run (--resume RUN_DIR).",
@@ -98,12 +99,12 @@ def _run(arguments: list[str]) -> int:
         if stop.code:
             raise
     except KeyboardInterrupt as error:
-        print(f"interrupted{'; ' if str(error) else ''}{error}", file=sys.stderr)
+        print(f"interrupted{'; ' if str(error) else ''}{printable(str(error))}", file=sys.stderr)
         return INTERRUPTED
     except Terminated as error:
         if _launched():  # the first process waits for it, and would be killed at another status
             return 0
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return error.exit_status
     except Exception as error:
         if os.environ.get("MLP_LAB_DEBUG") == "1":
@@ -111,14 +112,14 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, NonFiniteError):
             if _launched():
                 return 0
-            print(f"stopped: {error}", file=sys.stderr)
+            print(f"stopped: {printable(str(error))}", file=sys.stderr)
             return error.exit_status
         from mlp_lab.cli.mistakes import one_line
 
         line = str(error) if isinstance(error, UserError | NotSavedError) else one_line(error)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         return NotSavedError.exit_status if _is_unsaved(error) else USAGE_ERROR
     return 0
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import lightning as L
 import numpy as np
@@ -27,6 +28,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.files import whole_file
 from mlp_lab.model.tasks import probabilities
 from mlp_lab.population.best import BestMembers
+from mlp_lab.text import printable, safe_cell
 from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop
 from mlp_lab.training.progress import EpochTable
 from mlp_lab.training.tracking import RunDirectory, write_text
@@ -69,7 +71,11 @@ def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], consol
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
-    unit = f"in the unit of {spec.targets[0]}" if len(spec.targets) == 1 else "mean over targets, each in its unit"
+    unit = (
+        f"in the unit of {printable(spec.targets[0])}"
+        if len(spec.targets) == 1
+        else "mean over targets, each in its unit"
+    )
     for name, value in scores.items():
         if name.removesuffix("_sd") != name and name.removesuffix("_sd") in scores:
             continue  # told beside its mean
@@ -117,7 +123,7 @@ def record_test(
             note_read(run, "test", path, loaded, {**read, "scores": values})
     except OSError as error:
         raise UserError(f"test: {error.filename or path} cannot be written ({error.strerror})") from error
-    print(path)
+    print(printable(str(path)))
 
 
 def note_read(run: RunDirectory, command: str, path: Path, loaded: Loaded, facts: Mapping[str, Any]) -> None:
@@ -129,7 +135,9 @@ def note_read(run: RunDirectory, command: str, path: Path, loaded: Loaded, facts
     run.write_provenance(values)
 
 
-def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tensor]) -> int:
+def write_predictions(
+    path: Path, data: TensorDataModule, batches: Sequence[Tensor], *, safe_cells: bool = False
+) -> int:
     """Writes one line a row: its number in the source (from 0), its names, its true value, its prediction.
 
     Floats are written with as many digits as make them unique. A column of `--id` that has the name of another one is
@@ -139,6 +147,7 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
         path: The CSV file.
         data: The data module that served the rows.
         batches: Logits (B, C) in the order of the rows.
+        safe_cells: Write text that a spreadsheet takes for a formula with ' before it; otherwise it stays as it is.
 
     Returns:
         The number of rows.
@@ -160,12 +169,24 @@ def write_predictions(path: Path, data: TensorDataModule, batches: Sequence[Tens
     frame = pd.DataFrame({"row": ids, **names, **columns})
     try:
         with whole_file(path) as file:
-            frame.to_csv(file, index=False)
+            write_table(frame, file, safe_cells=safe_cells)
     except OSError as error:
         raise UserError(f"predict: {path} cannot be written ({error.strerror})") from error
     print_preview(data.spec, frame)
-    print(path)
+    print(printable(str(path)))
     return rows
+
+
+def write_table(frame: pd.DataFrame, file: IO[str], *, safe_cells: bool) -> None:
+    """Writes a table as CSV; all text is quoted if any has a CR, which the writer of Python 3.11 leaves unquoted."""
+    texts = frame.select_dtypes(exclude=["number", "bool"])
+    bare = any("\r" in name for name in frame.columns) or any(
+        "\r" in cell for name in texts for cell in texts[name].unique() if isinstance(cell, str)
+    )
+    if safe_cells:
+        texts = texts.map(lambda cell: safe_cell(cell) if isinstance(cell, str) else cell)
+        frame = frame.drop(columns=texts.columns).join(texts)[frame.columns].rename(columns=safe_cell)
+    frame.to_csv(file, index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL)
 
 
 def check_finite(spec: DataSpec, part: Part, logits: Tensor) -> None:
@@ -227,7 +248,7 @@ def print_preview(spec: DataSpec, frame: pd.DataFrame, console: Console | None =
         head = pd.concat([head.iloc[:, : -len(spec.classes)], shares.rename("probability")], axis=1)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for name in head.columns[:SHOWN_COLUMNS]:
-        table.add_column(Text(str(name)), justify="right", no_wrap=True, overflow="ellipsis", max_width=24)
+        table.add_column(Text(printable(str(name))), justify="right", no_wrap=True, overflow="ellipsis", max_width=24)
     digits = _digits(spec)
     for cells in head.iloc[:, :SHOWN_COLUMNS].itertuples(index=False):
         table.add_row(*(Text(_shown_cell(cell, digits)) for cell in cells))
@@ -244,7 +265,7 @@ def _digits(spec: DataSpec) -> int:
 def _shown_cell(cell: object, digits: int) -> str:
     if isinstance(cell, float):
         return "" if math.isnan(cell) else f"{cell:,.{max(6, digits)}g}"
-    return "" if cell is pd.NA or cell is None else str(cell)
+    return "" if cell is pd.NA or cell is None else printable(str(cell))
 
 
 def _column(spec: DataSpec, kind: str, target: str) -> str:

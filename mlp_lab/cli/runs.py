@@ -65,7 +65,7 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
     if command == "fit" and directory is None:
         begun = begun_run(arguments, _value_of("--run.dir", rest))
         if begun is not None:
-            print(f"Slurm has started this job again: it goes on with {begun.path}")
+            print(f"Slurm has started this job again: it goes on with {printable(str(begun.path))}")
             directory, rest = str(begun.path), []
     run = None if directory is None else _open(directory, flag)
     if run is None and trust:

@@ -16,6 +16,7 @@ from mlp_lab.diagnostics.theory import Prediction, predict, why_not
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Block
 from mlp_lab.population.memory import free_bytes, mega, member_bytes
+from mlp_lab.text import printable
 from mlp_lab.training.batches import INIT_ROWS
 from mlp_lab.training.straight import reason_for_lightnings_loop
 
@@ -158,7 +159,7 @@ def describe_span(prediction: Prediction) -> str:
 
 
 def _print_line(console: Console, head: str, words: str) -> None:
-    console.print(Text(f"{head:<8}", style="bold") + Text(words, style="not bold"), soft_wrap=True)
+    console.print(Text(f"{head:<8}", style="bold") + Text(printable(words), style="not bold"), soft_wrap=True)
 
 
 def _table(rows: list[LayerRow], parameters: int, flops: int) -> Table:
@@ -169,7 +170,7 @@ def _table(rows: list[LayerRow], parameters: int, flops: int) -> Table:
     table.add_column("parameters", f"{parameters:,}", justify="right", no_wrap=True)
     table.add_column("FLOPs/row", f"{flops:,}", justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, row.shape, row.parts, f"{row.parameters:,}", f"{row.flops:,}")
+        table.add_row(row.name, row.shape, Text(printable(row.parts)), f"{row.parameters:,}", f"{row.flops:,}")
     return table
 
 

@@ -16,6 +16,7 @@ from mlp_lab.paths import expand_path
 from mlp_lab.program import PROGRAM, program
 from mlp_lab.sweep.outline import outline
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
+from mlp_lab.text import printable
 
 if TYPE_CHECKING:
     from mlp_lab.cli.trial import TrialBuilder
@@ -108,7 +109,7 @@ def sweep(arguments: Sequence[str]) -> None:
     settings = SweepSettings.read(content)
     check_flags(rest, settings.space)
     for line in outline(settings, directory):
-        print(line, flush=True)  # now: the imports that follow take seconds
+        print(printable(line), flush=True)  # now: the imports that follow take seconds
     if settings.backend == "slurm":
         from mlp_lab.sweep.cluster import check_cluster, check_storage
         from mlp_lab.sweep.storage import storage_url
@@ -133,7 +134,7 @@ def sweep(arguments: Sequence[str]) -> None:
         return
     backend = build_backend(settings, builder, directory)
     study = run_sweep(settings, space, backend, directory, base=builder.config, data=builder.data_identity)
-    print(directory, flush=True)
+    print(printable(str(directory)), flush=True)
     if (error := failure_of_all(study)) is not None:
         raise UserError(f"every trial has failed, most of them with: {error} (each error is in trials.csv)")
 

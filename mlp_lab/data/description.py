@@ -16,6 +16,7 @@ from rich.text import Text
 from mlp_lab.data.columns import Column
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import Duplicates
+from mlp_lab.text import printable
 
 HEAD = 8
 """Characters of a line's head, such as `target`, and the blank behind it."""
@@ -104,7 +105,7 @@ def _lines(description: Description) -> Iterator[tuple[str, str]]:
 
 def _print_line(console: Console, head: str, words: str) -> None:
     """Prints words behind a head, and beneath one another where they need several lines."""
-    lines = wrap(words, max(console.width - HEAD, 20), break_long_words=False, break_on_hyphens=False)
+    lines = wrap(printable(words), max(console.width - HEAD, 20), break_long_words=False, break_on_hyphens=False)
     text = Text(head.ljust(HEAD), style="bold").append(f"\n{' ' * HEAD}".join(lines), style="not bold")
     console.print(text, soft_wrap=True)
 
@@ -148,7 +149,10 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     shown = columns[:MOST_ROWS]
     table.add_column(
-        "column", no_wrap=True, overflow="ellipsis", width=max([6, *(min(28, len(item.name)) for item in shown)])
+        "column",
+        no_wrap=True,
+        overflow="ellipsis",
+        width=max([6, *(min(28, len(printable(item.name))) for item in shown)]),
     )
     table.add_column("kind", no_wrap=True, width=11)
     table.add_column("missing", justify="right", no_wrap=True, width=7)
@@ -159,9 +163,9 @@ def _columns_table(columns: Sequence[Column]) -> RenderableType:
         words = column.note if column.kind == "dropped" else column.values + (f" ({remarks})" if remarks else "")
         missing = f"{column.missing:,}" if column.missing else ""
         distinct = f"{column.distinct:,}" if column.distinct else ""
-        cell = Text(words, no_wrap=not remarks, overflow="fold" if remarks else "ellipsis")
+        cell = Text(printable(words), no_wrap=not remarks, overflow="fold" if remarks else "ellipsis")
         style = "dim" if column.kind == "dropped" else ""
-        table.add_row(Text(column.name), column.kind, missing, distinct, cell, style=style)
+        table.add_row(Text(printable(column.name)), column.kind, missing, distinct, cell, style=style)
     if rest := columns[MOST_ROWS:]:
         table.add_row("…", "", "", "", Text(f"and {len(rest)} more: {_counted([column.kind for column in rest])}"))
     return table

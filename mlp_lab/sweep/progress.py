@@ -24,6 +24,7 @@ from mlp_lab.sweep.facts import count_trials
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.results import best_trials, describe, state_of
 from mlp_lab.sweep.runs import Point
+from mlp_lab.text import printable
 
 EVERY_SECONDS = 30.0  # between lines that say how far a search is, where there is no terminal
 ENDED_EARLY = ("pruned", "diagnosed", "failed")  # states that are counted apart
@@ -103,7 +104,7 @@ class Progress:
     def show(self, line: str) -> None:
         """Prints a line, whole, whichever thread wants to print too."""
         with self._lock:
-            self._print(line)
+            self._print(printable(line))
 
     def begin(self, count: int) -> None:
         """Counts trials that begin; before the first it names the columns of their lines."""

@@ -22,10 +22,16 @@ from mlp_lab.program import program
 from mlp_lab.sweep.pruning import worth
 from mlp_lab.sweep.runs import Point
 from mlp_lab.sweep.space import Space
+from mlp_lab.text import printable, safe_cell
 from mlp_lab.training.tracking import write_text
 
 TOP = 5  # rows of the closing table
 WIDE = 160  # columns of a table that is written to a file
+
+
+def _cell(value: Any) -> Any:
+    """Returns a cell that neither a terminal nor a spreadsheet obeys."""
+    return safe_cell(printable(value)) if isinstance(value, str) else value
 
 
 def best_trials(study: Study) -> list[FrozenTrial]:
@@ -97,7 +103,7 @@ def trials_csv(study: Study, metrics: Sequence[str]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     spread = [f"sd of {name}" for name in metrics] if any("sd" in one.user_attrs for one in trials) else []
     columns = ["number", "state", *metrics, *spread, "epochs", "seconds", "seed", *names]
-    writer.writerow([*columns, "verdicts", "origin", "error"])
+    writer.writerow(map(_cell, [*columns, "verdicts", "origin", "error"]))
     for trial in trials:
         facts = trial.user_attrs
         values = list(trial.values or [])[: len(metrics)]
@@ -107,7 +113,7 @@ def trials_csv(study: Study, metrics: Sequence[str]) -> str:
         row += ["null" if trial.params.get(name, "") is None else trial.params.get(name, "") for name in names]
         codes = dict.fromkeys(str(verdict.get("code")) for verdict in facts.get("verdicts", []))
         error = facts.get("error") or facts.get("lost") or ("its worker died" if trial.state == TrialState.FAIL else "")
-        writer.writerow([*row, " ".join(codes), facts.get("origin", ""), error])
+        writer.writerow(map(_cell, [*row, " ".join(codes), facts.get("origin", ""), error]))
     return file.getvalue()
 
 
@@ -160,7 +166,7 @@ def print_top(
             f"{value:.4g}" + (f" ± {sd:.2g}" if sd is not None else "")
             for value, sd in zip(trial.values, spread, strict=True)
         ]
-        table.add_row(str(trial.number), *cells, Text(describe(space.from_params(trial.params))))
+        table.add_row(str(trial.number), *cells, Text(printable(describe(space.from_params(trial.params)))))
     title = f"Pareto front: {len(rows)} of the complete trials" if len(metrics) > 1 else f"the best {len(rows)}"
     console.print(title, style="bold")
     console.print(table)

@@ -27,6 +27,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.files import PARTIAL, whole_file
 from mlp_lab.paths import expand_path
 from mlp_lab.program import program
+from mlp_lab.text import printable
 from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
@@ -158,8 +159,9 @@ def naming(path: Path) -> Iterator[None]:
 
 def report_unwritten(path: Path, reason: str) -> None:
     """Prints that a file could not be written while the training continues."""
+    shown = printable(str(path))
     Console(highlight=False).print(
-        f"{path} could not be written ({reason}); the training continues and tries again at the next save",
+        f"{shown} could not be written ({reason}); the training continues and tries again at the next save",
         soft_wrap=True,
         markup=False,
     )

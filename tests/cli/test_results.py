@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -248,3 +249,27 @@ def test_preview_shows_the_most_probable_class_of_the_first_rows() -> None:
     assert text(out)[1].split() == ["0", "a", "1"]
     assert text(out)[-1] == "9 predictions"
     assert len(text(out)) == 1 + 5 + 1
+
+
+def test_predictions_are_faithful_and_safe_for_a_spreadsheet_on_request(here: Path, bench: Bench) -> None:
+    classes, names = ["=1+1", "a\rb", "c\x1b[2Jd"], ["@SUM(A1)", "-1.5", "plain"]
+    numbers = np.random.default_rng(0).normal(size=60).round(3)
+    frame = pd.DataFrame({"a": numbers, "-id": names * 20, "y": classes * 20})
+    frame.to_csv(here / "table.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    frame[:9].to_csv(here / "new.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    write_config(here / "config.yaml")
+    answer = bench("fit", "--config", "config.yaml", "--data.drop", "[-id]", "--data.verbose", "true", "--run.dir", "r")
+    assert answer.status == 0, answer.err
+    assert "\x1b" not in answer.out
+    assert "c\\x1b[2Jd" in answer.out
+    predict = ("predict", "--run", "r", "--id", "[-id]", "--data.path", "new.csv")
+    answer = bench(*predict, "--output", "exact.csv")
+    assert answer.status == 0, answer.err
+    assert "\x1b" not in answer.out
+    exact = pd.read_csv("exact.csv", dtype=str)
+    assert (exact["true"].tolist(), exact["-id"].tolist()) == (classes * 3, names * 3)
+    assert bench(*predict, "--safe_cells", "--output", "safe.csv").status == 0
+    safe = pd.read_csv("safe.csv", dtype=str)
+    assert safe["true"].tolist() == ["'=1+1", *classes[1:]] * 3
+    assert safe["'-id"].tolist() == ["'@SUM(A1)", *names[1:]] * 3
+    pd.testing.assert_frame_equal(safe.iloc[:, -3:], exact.iloc[:, -3:])

@@ -109,3 +109,14 @@ def test_the_closing_table(capsys: pytest.CaptureFixture[str]) -> None:
         ["2", "0.25", "depth", "3"],
         ["0", "0.5", "±", "0.25", "depth", "1"],
     ]
+
+
+def test_trials_csv_holds_no_formula_and_no_control_character() -> None:
+    made = study(
+        ("FAIL", None, {"error": "=cmd|' /C calc'!A0"}),
+        ("FAIL", None, {"error": "a\rb\x1b[2J"}),
+        ("COMPLETE", [-0.5], {"seed": -1}),
+    )
+    rows = list(csv.DictReader(io.StringIO(trials_csv(made, ["val/loss"]))))
+    assert [row["error"] for row in rows] == ["'=cmd|' /C calc'!A0", "a\\rb\\x1b[2J", ""]
+    assert (rows[2]["val/loss"], rows[2]["seed"]) == ("-0.5", "-1")

@@ -58,7 +58,7 @@ def report_fit(trainer: L.Trainer, spec: DataSpec, best: BestCheckpoint) -> None
 
 def report_scores(stage: str, spec: DataSpec, rows: int, scores: Mapping[str, float]) -> None:
     """Prints a stage's scores."""
-    print_scores(f"{stage}: {rows:,} rows", spec, scores)
+    print_scores(f"{stage}: {rows:,} row{'s' if rows != 1 else ''}", spec, scores)
 
 
 def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], console: Console | None = None) -> None:
@@ -253,7 +253,7 @@ def print_preview(spec: DataSpec, frame: pd.DataFrame, console: Console | None =
     for cells in head.iloc[:, :SHOWN_COLUMNS].itertuples(index=False):
         table.add_row(*(Text(_shown_cell(cell, digits)) for cell in cells))
     console.print(table)
-    console.print(f"{len(frame):,} predictions", soft_wrap=True)
+    console.print(f"{len(frame):,} prediction{'s' if len(frame) != 1 else ''}", soft_wrap=True)
 
 
 def _digits(spec: DataSpec) -> int:

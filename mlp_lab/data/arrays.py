@@ -70,10 +70,11 @@ class ArrayDataModule(TabularDataModule):
 
     @abstractmethod
     def arrays(self) -> tuple[Any, Any]:
-        """Returns X and y, the same rows each time: NumPy arrays, tensors or pandas objects.
+        """Returns X and y, the same rows each time: NumPy arrays, tensors, pandas objects or dictionaries of columns.
 
         X is (N, D), or (N, ...) with D values per row; a DataFrame keeps its column names, and its text columns are
-        categories. y is (N,), or (N, T) for several targets: numbers, booleans or class names.
+        categories. What is masked or NaN is missing. y is (N,), or (N, T) for several targets: numbers, booleans or
+        class names.
         """
         raise UserError(f"data: {type(self).__qualname__} has no method `arrays`; use a subclass that returns X and y")
 
@@ -81,9 +82,11 @@ class ArrayDataModule(TabularDataModule):
         name, pair = type(self).__qualname__, self.arrays()
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UserError(f"data: {name}.arrays returns {_kind(pair)}; accepted: a pair (X, y)")
-        features, targets = _frame(pair[0], "x"), _frame(pair[1], "y")
+        features, targets = _frame(pair[0], "x", name), _frame(pair[1], "y", name)
         if len(features) != len(targets):
             raise UserError(f"data: {name}.arrays returns {len(features)} rows of X and {len(targets)} of y")
+        if not len(features):
+            raise UserError(f"data: {name}.arrays returns no rows")
         if both := [column for column in features if column in targets]:
             raise UserError(f"data: {name}.arrays returns X and y that both have a column {both[0]!r}")
         frame = pd.concat([features, targets], axis=1)
@@ -98,15 +101,56 @@ def _kind(values: Any) -> str:
     return f"{len(values)} values" if isinstance(values, tuple | list) else f"one {type(values).__name__}"
 
 
-def _frame(values: Any, prefix: str) -> pd.DataFrame:
-    """Returns a column per value of a row: `y`, or `x0`, `x1`, ... where there are several."""
+def _frame(values: Any, prefix: str, owner: str) -> pd.DataFrame:
+    """Returns a column per value of a row: `y`, or `x0`, `x1`, ... where there are several and they have no names.
+
+    Args:
+        values: What the method `arrays` returns as X or y.
+        prefix: How columns without a name are called: x or y.
+        owner: The class with that method, for errors.
+
+    Raises:
+        UserError: It is no array, tensor or frame with one row per sample, or two columns have one name.
+    """
+    if hasattr(values, "to_pandas"):  # tables of Arrow and Polars
+        values = values.to_pandas()
+    if isinstance(values, dict) or (isinstance(values, np.ndarray) and values.dtype.names):
+        values = _frame_of_names(values, prefix, owner)
     if isinstance(values, pd.DataFrame | pd.Series):
         frame = values.to_frame(values.name or prefix) if isinstance(values, pd.Series) else values
-        return frame.reset_index(drop=True).rename(columns=str)
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if array.ndim == 0:
-        raise UserError(f"data: arrays returns {values!r}; accepted: one row per sample")
-    table = array.reshape(len(array), -1)
+        frame = frame.reset_index(drop=True).rename(columns=str)
+        if twice := frame.columns[frame.columns.duplicated()].tolist():
+            raise UserError(f"data: {owner}.arrays returns {prefix.upper()} with two columns {twice[0]!r}; rename one")
+        return frame
+    array = _array(values, prefix, owner)
+    table = array.reshape(len(array), -1) if array.size else array.reshape(len(array), 0)
     single = table.shape[1] == 1 and prefix == "y"
     names = [prefix] if single else [f"{prefix}{number}" for number in range(table.shape[1])]
     return pd.DataFrame(table, columns=names)
+
+
+def _frame_of_names(values: Any, prefix: str, owner: str) -> pd.DataFrame:
+    """Returns the columns of a dictionary or of a structured array."""
+    try:
+        return pd.DataFrame(values)
+    except ValueError as error:
+        raise UserError(f"data: {owner}.arrays returns {prefix.upper()} that is no table ({error})") from error
+
+
+def _array(values: Any, prefix: str, owner: str) -> np.ndarray[Any, Any]:
+    """Returns an array of at least one dimension, NaN where it is masked, without bfloat16 and long double."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    if isinstance(values, np.ma.MaskedArray) and values.mask.any():
+        values = np.ma.filled(values.astype(np.float64 if values.dtype.kind in "iuf" else object), np.nan)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of unequal lengths
+        raise UserError(f"data: {owner}.arrays returns {prefix.upper()} whose rows differ in length") from error
+    if array.ndim == 0:
+        raise UserError(
+            f"data: {owner}.arrays returns {prefix.upper()} as {type(values).__name__}; accepted: an array, a tensor "
+            "or a data frame with one row per sample"
+        )
+    return array.astype(np.float64) if array.dtype == np.longdouble else array

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlp_lab.data.text_files import line_of
+from mlp_lab.data.text_files import cell_text, line_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,17 @@ def place_of(cells: pd.DataFrame | pd.Series, position: int) -> str:
 
 def _row(label: Any) -> str:
     return label[0].place(int(label[1])) if isinstance(label, tuple) else f"row {int(label) + 1}"
+
+
+def text_of(cells: pd.Series, position: int) -> str:
+    """Returns a cell as its file writes it, such as NA of a missing one; empty where it is of no text file.
+
+    >>> text_of(pd.Series([1.5], name="a"), 0)
+    ''
+    """
+    label = cells.index[position]
+    file = label[0].text if isinstance(label, tuple) else None
+    return "" if file is None else cell_text(file, int(label[1]), str(cells.name))
 
 
 def cell_of(cells: pd.Series, position: int, key: str = "") -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mlp_lab.data.columns import to_numbers
 from mlp_lab.data.levels import ALIKE, FORMS, Levels, alike, to_text
 from mlp_lab.data.notation import PLAIN, Notation, NotationSettings
-from mlp_lab.data.origins import cell_of, place_of
+from mlp_lab.data.origins import cell_of, place_of, text_of
 from mlp_lab.data.readings import ColumnReading, read_columns
 from mlp_lab.data.spec import TASK_NAMES, TaskName
 from mlp_lab.errors import UserError, unknown
@@ -189,9 +189,11 @@ def check_present(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         absent = frame[name].isna().to_numpy()
         if absent.any():
             first = int(absent.argmax())
+            written = text_of(frame[name], first)
+            listed = f" ({written!r} is one of data.missing_values)" if written else ""
             raise UserError(
                 f"data.target: {name!r} is missing in {int(absent.sum())} of {len(frame)} rows, first in "
-                f"{place_of(frame, first)}; fill it in, or leave such rows out with "
+                f"{place_of(frame, first)}{listed}; fill it in, or leave such rows out with "
                 f"{flag('data.drop_missing_target', True)}"
             )
 

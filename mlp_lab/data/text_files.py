@@ -261,5 +261,25 @@ def line_of(path: Path, row: int) -> int | None:
     Returns:
         The line; None where the file no longer has that row.
     """
-    separator = read_header(path, "data.path").separator
-    return next((line for index, (line, _) in enumerate(rows_of(path, separator)) if index == row + 1), None)
+    found = _row_at(path, row)
+    return found[0] if found else None
+
+
+def cell_text(path: Path, row: int, column: str) -> str:
+    """Returns a cell as the file writes it, stripped; empty where the file no longer has that row or column.
+
+    Args:
+        path: A text table that has been read before.
+        row: The row, counted from 0 below the header.
+        column: The column's name.
+    """
+    names, found = read_header(path, "data.path").names, _row_at(path, row)
+    if found is None or column not in names[: len(found[1])]:
+        return ""
+    return found[1][names.index(column)].strip()
+
+
+def _row_at(path: Path, row: int) -> tuple[int, list[str]] | None:
+    """Returns the line on which a row begins, and its cells."""
+    rows = rows_of(path, read_header(path, "data.path").separator)
+    return next((found for index, found in enumerate(rows) if index == row + 1), None)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 from mlp_lab.data.arrays import ArrayDataModule
 from mlp_lab.data.tabular import TabularDataModule
@@ -68,7 +70,13 @@ def test_frames_keep_their_names_and_categories_and_images_are_flattened() -> No
     [
         (X, X[:-1, 0], "data: .*Own.arrays returns 200 rows of X and 199 of y"),
         (pd.DataFrame({"y": X[:, 0]}), X[:, 0], "data: .* X and y that both have a column 'y'"),
-        (X, 3, "data: arrays returns 3; accepted: one row per sample"),
+        (X, 3, "data: .*Own.arrays returns Y as int; accepted: an array, a tensor or a data frame with one row per"),
+        (csr_matrix(X), X[:, 0], "data: .*Own.arrays returns X as csr_matrix; accepted: an array, a tensor or a"),
+        (X[:0], X[:0, 0], "data: .*Own.arrays returns no rows"),
+        ([[1, 2], [3]], [0, 1], "data: .*Own.arrays returns X whose rows differ in length"),
+        ({"a": [1, 2], "b": [3]}, [0, 1], "data: .*Own.arrays returns X that is no table "),
+        (pd.DataFrame(X, columns=["a", "a", "b"]), X[:, 0], "data: .*Own.arrays returns X with two columns 'a'; "),
+        (pd.DataFrame(X, columns=[0, "0", "b"]), X[:, 0], "data: .*Own.arrays returns X with two columns '0'; "),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(x: Any, y: Any, message: str) -> None:
@@ -84,6 +92,39 @@ def test_arrays_that_return_no_pair_are_refused(returned: Any, words: str) -> No
 
     with pytest.raises(UserError, match=rf"^data: .*Single.arrays returns {words}; accepted: a pair \(X, y\)$"):
         _ = Single().spec
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        X.astype(">f8"),
+        X.astype(np.longdouble),
+        X[::-1].copy()[::-1],
+        pd.DataFrame(X).to_records(index=False),
+        {str(column): X[:, column] for column in range(3)},
+        pyarrow.table({str(column): X[:, column] for column in range(3)}),
+    ],
+    ids=["big endian", "long double", "reversed", "records", "dictionary", "arrow"],
+)
+def test_array_of_any_kind_holds_the_same_numbers(x: Any) -> None:
+    y = X[:, 0] > 0
+    assert torch.equal(of(x, y).part("train").numeric, of(X, y).part("train").numeric)
+
+
+def test_bfloat16_tensor_is_read() -> None:
+    rounded = torch.from_numpy(X).bfloat16()
+    data, expected = of(rounded, X[:, 0] > 0), of(rounded.float(), X[:, 0] > 0)
+    assert torch.equal(data.part("train").numeric, expected.part("train").numeric)
+
+
+@pytest.mark.parametrize("dtype", [float, int])
+def test_masked_numbers_are_missing(dtype: type) -> None:
+    numbers = (X * 10).astype(dtype)
+    masked = np.ma.MaskedArray(numbers, mask=np.arange(600).reshape(200, 3) % 5 == 0)
+    frame = pd.DataFrame(masked.astype(float).filled(np.nan), columns=["x0", "x1", "x2"])
+    data, expected = of(masked, X[:, 0] > 0), of(frame, X[:, 0] > 0)
+    assert data.spec.numeric[-1] == "x2 is missing"
+    assert torch.equal(data.part("train").numeric, expected.part("train").numeric)
 
 
 def test_class_without_arrays_is_refused() -> None:

@@ -435,6 +435,7 @@ MISTAKES: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "text in a numeric column": (_table(), {"numeric": ["colour"]}, "column 'colour', line 2: 'red' is not a number"),
     "infinite value": (_changed(count=[np.inf, *range(199)]), {}, "column 'count', line 2: inf is infinite"),
     "column without values": (_changed(size=np.nan), {}, "--data.drop '[price, flag, other, size]'"),
+    "class called NA": (_changed(kind=["NA", "EU"] * 100), {}, "('NA' is one of data.missing_values); fill"),
     "no features": (_table()[["id", "kind"]], {"drop": ["id"]}, "has no column to predict kind from"),
     "ratios": (_table(), {"split": [0.8, 0.1, 0.2]}, "data.split"),
     "split column": (_changed(part="nowhere"), {"split_column": "part"}, "data.split_column: 'part' has 'nowhere'"),

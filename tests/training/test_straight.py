@@ -279,8 +279,8 @@ def test_fit_optimizer_that_ignores_its_closure_raises(goes_straight: bool, monk
         fit(with_optimizer(ClosureIgnoring))
 
 
-class Boring(StraightModule):
-    """Sums its batches; a loader of its own may yield None."""
+class Plain(L.LightningModule):
+    """Sums the outputs of one layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -291,6 +291,10 @@ class Boring(StraightModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Boring(Plain, StraightModule):
+    """The same on the straight path."""
 
 
 @pytest.mark.parametrize("goes_straight", [True, False])
@@ -317,13 +321,6 @@ def test_trainer_after_a_failed_fit_trains_the_module_it_is_given(step: int) -> 
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
             if trainer.global_step > step:
                 raise ZeroDivisionError
-
-    class Plain(L.LightningModule):
-        training_step, configure_optimizers = Boring.training_step, Boring.configure_optimizers
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(2, 1)
 
     trainer = L.Trainer(**{**QUIET, "max_epochs": 1}, callbacks=[Fails()])
     old, loader = Boring(), DataLoader(torch.ones(4, 2))
@@ -354,17 +351,6 @@ def test_nothing_is_left_after_a_fit_or_an_exception() -> None:
     with pytest.raises(ZeroDivisionError):
         trainer.fit(module, data)
     trainer.callbacks.pop()
-
-    class Plain(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(2, 1)
-
-        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-            return self.layer(batch).sum()
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
 
     another = L.Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
     another.fit(Plain(), DataLoader(torch.ones(4, 2)))

@@ -28,9 +28,9 @@ SEPARATORS: tuple[str, ...] = (",", "\t", ";", "|")
 FOREIGN: dict[bytes, str] = {
     b"PK\x03\x04": "an Excel workbook or another ZIP file; save the sheet as CSV, or give a .zip file its suffix",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save the sheet as CSV",
-    b"PAR1": "a Parquet file; give it the suffix .parquet",
+    b"PAR1\x15": "a Parquet file; give it the suffix .parquet",
     b"\x1f\x8b": "a gzip file; give it the suffix .gz",
-    b"BZh": "a bzip2 file; give it the suffix .bz2",
+    b"BZh91AY&SY": "a bzip2 file; give it the suffix .bz2",
     b"\xfd7zXZ": "an xz file; give it the suffix .xz",
     b"%PDF-": "a PDF file; export the table as CSV",
     b"<!doctype html": "a web page; download the table itself",

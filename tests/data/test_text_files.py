@@ -41,6 +41,7 @@ def write_zip(path: Path, **files: str) -> Path:
         ("sep=;\r\na,1;b,2\r\n1;2\r\n", ";", ["a,1", "b,2"]),
         ('"sep=|"\na|b\n', "|", ["a", "b"]),
         ("sep=x,b\n1,2\n", ",", ["sep=x", "b"]),
+        ("PAR1,BZh,PK,html\n1,2,3,4\n", ",", ["PAR1", "BZh", "PK", "html"]),
         ("first name\nJo Smith\n", ",", ["first name"]),
     ],
 )

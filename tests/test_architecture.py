@@ -19,6 +19,7 @@ FLOORS = {
     "flags": 0,
     "files": 0,
     "text": 0,
+    "archive": 1,
     "paths": 1,
     "program": 1,
     "data": 2,

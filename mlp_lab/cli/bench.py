@@ -149,9 +149,9 @@ class BenchCLI(LightningCLI):
         arguments = self._get_config().data.get("init_args") or {}
         if self.invocation.checkpoint and "fitted" in arguments and arguments["fitted"] is None:
             arguments["fitted"] = self.invocation.checkpoint
-        run = self.invocation.run
-        if run is not None and self.invocation.resumed and is_fitted_by_older_version(run.last):
-            arguments["fitted"] = str(run.last)
+        state = self._get_config().get("ckpt_path")
+        if self.invocation.resumed and state and is_fitted_by_older_version(state):
+            arguments["fitted"] = str(state)
 
     def instantiate_classes(self) -> None:
         """Builds everything on one thread, so that initial weights do not depend on the number of cores."""
@@ -216,7 +216,7 @@ class BenchCLI(LightningCLI):
             if isinstance(logger, WandbRun):
                 logger.attach(run.path, run_id, config)
         settings["logger"] = loggers
-        settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO()]
+        settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO({run.last: run.previous})]
         facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
         facts |= {WORK_KEY: self.work} | ({restart.KEY: job} if (job := job_id()) else {})
         checkpoint = self._get(self.config_init, "checkpoint")

@@ -16,6 +16,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mlp_lab.archive import check_archive
 from mlp_lab.data.module import TensorDataModule
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.errors import UserError, unknown
@@ -76,6 +77,7 @@ def read_hyperparameters(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"ckpt_path: there is no file {path}; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt")
     try:
+        check_archive(path)
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         if not isinstance(checkpoint, dict):
             raise TypeError(f"a {type(checkpoint).__name__}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import yaml
 
+from mlp_lab.cli.checks import read_hyperparameters
 from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, load_configs
 from mlp_lab.cli.restart import begun_run
 from mlp_lab.cli.trust import admitted
@@ -95,14 +98,30 @@ def _open(directory: str, flag: str) -> RunDirectory:
         run.read_provenance()
     except ValueError as error:
         raise UserError(f"{flag}: {run.provenance} is damaged ({error}); restore it, or delete it") from error
+    _check_config(run, flag)
     return run
+
+
+def _check_config(run: RunDirectory, flag: str) -> None:
+    """Refuses the config of a run that lost its content: each missing key would silently get its default.
+
+    Raises:
+        UserError: It is empty, or not the config of a run.
+    """
+    try:
+        config = yaml.safe_load(run.effective.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return  # which the parser reports with the line
+    if not isinstance(config, dict) or not {"data", "model", "trainer"} <= config.keys():
+        raise UserError(f"{flag}: {run.effective} is empty or not complete; restore it from a copy of the run")
 
 
 def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
     """Returns the flags for a run's directory and the checkpoint that a command goes on from."""
     words = ["--run.dir", str(run.path)]
     if command == "fit":
-        return words + (["--ckpt_path", str(run.last)] if run.last.exists() else [])
+        state = _newest_whole(run)
+        return words + (["--ckpt_path", str(state)] if state is not None else [])
     if command == "summary":
         return words
     checkpoint = run.best if run.best.exists() else run.last
@@ -110,6 +129,24 @@ def _state(command: str, run: RunDirectory, flag: str) -> list[str]:
         command = f"{program()} fit --resume {shlex.quote(str(run.path))}"
         raise UserError(f"{flag}: {run.path} holds no checkpoint yet; go on with `{command}`")
     return [*words, "--ckpt_path", str(checkpoint)]
+
+
+def _newest_whole(run: RunDirectory) -> Path | None:
+    """Returns the newest checkpoint of a run that is not damaged, the last one if all are, None without any."""
+    found = [path for path in (run.last, run.previous) if path.exists()]
+    whole = [path for path in found if _is_whole(path)]
+    if whole and whole[0] != run.last and os.environ.get("LOCAL_RANK", "0") == "0":
+        fault = "is damaged" if run.last.exists() else "is missing"
+        print(f"{run.last} {fault}: the run continues from {whole[0].name}, the state before it")
+    return next(iter(whole or found), None)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_hyperparameters(str(path))
+    except UserError:
+        return False
+    return True
 
 
 def _given(flag: str, words: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
+from mlp_lab.archive import check_archive
 from mlp_lab.data.loader import Batch, TensorLoader
 from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.splits import split_hash
@@ -304,8 +305,9 @@ def read_fitted(path: str, *, kind: str) -> dict[str, Any]:
             f"data.fitted: {path!r} does not exist; give a checkpoint such as RUN_DIR/checkpoints/best.ckpt"
         )
     try:
+        check_archive(path)
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise UserError(f"data.fitted: {path!r} is not a checkpoint that can be read") from error
     saved = checkpoint.get(kind) if isinstance(checkpoint, dict) else None
     if not isinstance(saved, dict) or not {"spec", "state"} <= saved.keys():

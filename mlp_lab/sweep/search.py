@@ -297,6 +297,11 @@ def default_directions(metrics: tuple[str, ...]) -> tuple[str, ...]:
 
 def _check_directory(directory: Path, name: str, studies: Sequence[str]) -> None:
     """Refuses a second study where a first one keeps its results: its `trials.csv` would be overwritten."""
+    if not studies and (directory / "trials.csv").exists():
+        raise UserError(
+            f"study.storage: {directory} holds trials.csv of a study that is no longer in study.db, and a new study "
+            "would overwrite it; restore study.db from a copy, or use another --run.dir"
+        )
     if studies and name not in studies:
         raise UserError(
             f"study.name: {directory} holds the study {studies[0]!r}, whose trials.csv would be overwritten; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import warnings
@@ -14,9 +15,17 @@ from types import MappingProxyType
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 from sqlalchemy import URL, create_engine, inspect, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
@@ -172,13 +181,44 @@ def _journal(path: Path) -> BaseStorage:
                 first = file.readline()
             if first.endswith(b"\n"):  # the last line of a journal may be torn, and Optuna passes over it
                 json.loads(first)["op_code"]
-        return JournalStorage(JournalFileBackend(str(path)))
+        lock = JournalLock(str(path))
+        backend = JournalFileBackend(str(path), lock)
+        if not _ends_whole(path):
+            with get_lock_file(lock):  # which cuts it
+                pass
+        return JournalStorage(backend)
     except OSError as error:
         raise UserError(f"{KEY}: {path} cannot be written ({error.strerror})") from error
     except (ValueError, LookupError, TypeError, AssertionError) as error:  # lines that are no JSON, or no operations
         raise UserError(
             f"{KEY}: {path} is no journal that Optuna {optuna.__version__} can read; name another file"
         ) from error
+
+
+class JournalLock(JournalFileSymlinkLock):
+    """The lock of a journal, which also cuts off the incomplete last line that a killed writer left.
+
+    Optuna appends to such a line and cannot read the result. Nobody else writes while the lock is held.
+    """
+
+    def acquire(self) -> bool:
+        """Waits for the lock, then cuts the file."""
+        held = super().acquire()
+        path = Path(self._lock_target_file)
+        if held and not _ends_whole(path):
+            with path.open("rb+") as file:
+                content = file.read()
+                file.truncate(content.rfind(b"\n") + 1)
+        return held
+
+
+def _ends_whole(path: Path) -> bool:
+    """Returns whether a file is missing, is empty, or ends with the end of a line."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _check_file(url: URL) -> None:
@@ -197,8 +237,19 @@ def _check_file(url: URL) -> None:
         engine = create_engine(URL.create("sqlite", database=str(path)))
         try:
             tables = inspect(engine).get_table_names()
+            with engine.connect() as connection:
+                fault = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        except OperationalError:  # such as one that is locked
+            return
+        except DatabaseError as error:
+            tables, fault = [], reason(error)
         finally:
             engine.dispose()
+        if fault != "ok":
+            raise UserError(
+                f"{KEY}: {path} is no SQLite database, or a damaged one ({' '.join(str(fault).split())}); restore a "
+                "copy, or begin another study with another --run.dir (trials.csv has the values of finished trials)"
+            )
         if tables and VERSION_TABLE not in tables:
             names = ", ".join(tables[:3]) + (", …" if len(tables) > 3 else "")
             raise UserError(f"{KEY}: {path} is the database of another program (tables {names}); name another file")

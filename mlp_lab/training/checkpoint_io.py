@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from mlp_lab.archive import check_archive
 from mlp_lab.errors import NonFiniteError
 from mlp_lab.files import whole_file
 from mlp_lab.training.finite import first_bad
@@ -16,7 +18,14 @@ from mlp_lab.training.tracking import naming, report_unwritten
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk and renames, so that a torn file never replaces a whole one."""
+    """Writes beside the target, flushes to the disk and renames, so that a torn file never replaces a whole one.
+
+    Args:
+        previous: File -> where its former content is kept when it is replaced.
+    """
+
+    def __init__(self, previous: Mapping[Path, Path] | None = None) -> None:
+        self.previous = previous or {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Saves `checkpoint` to `path`; an interruption leaves the former file as it was.
@@ -29,8 +38,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         refuse(first_bad(checkpoint), target)
         with naming(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(target, binary=True, sync=True) as file:
+            with whole_file(target, binary=True, sync=True, former=self.previous.get(target)) as file:
                 _write(checkpoint, file)
+
+    def load_checkpoint(self, path: str | Path, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Loads a checkpoint after comparing its checksums.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        if Path(path).is_file():  # else it is an address that Lightning knows how to read
+            check_archive(path)
+        return super().load_checkpoint(path, *arguments, **settings)
 
 
 def _write(checkpoint: dict[str, Any], file: Any) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
+from mlp_lab.archive import check_archive
 from mlp_lab.errors import UserError, unknown
 from mlp_lab.model.tasks import UNDEFINED
 from mlp_lab.training.burst import ANY, steps_till
@@ -116,7 +117,11 @@ class BestCheckpoint(Checkpoint):
         """
         if not self.path.exists():
             return
-        found = self.read_file().get("callbacks", {}).get(self.state_key, state_dict)
+        checkpoint = self.read_file()
+        if not checkpoint:
+            self._report_damage()
+            return
+        found = checkpoint.get("callbacks", {}).get(self.state_key, state_dict)
         score = found["scores"].get(self.monitor, math.nan)
         if math.isfinite(score):
             self.score, self.epoch, self.scores = score, found["epoch"], dict(found["scores"])
@@ -126,10 +131,17 @@ class BestCheckpoint(Checkpoint):
     def read_file(self) -> dict[str, Any]:
         """Returns the checkpoint that the file holds, empty where it is not a whole one."""
         try:
+            check_archive(self.path)
             checkpoint = torch.load(self.path, weights_only=True, map_location="cpu", mmap=True)
         except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, UnpicklingError):
             return {}
         return checkpoint if isinstance(checkpoint, dict) else {}
+
+    @rank_zero_only
+    def _report_damage(self) -> None:
+        Console(highlight=False).print(
+            f"{self.path} is damaged; the best of the validations that follow replaces it", soft_wrap=True, markup=False
+        )
 
     @rank_zero_only
     def _set_aside(self, epoch: int) -> None:

@@ -68,6 +68,7 @@ class RunRecord(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns how many rows `metrics.csv` had when the checkpoint was written."""
+        self.metrics.sync()
         return {"rows": self.metrics.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

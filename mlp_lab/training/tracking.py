@@ -49,6 +49,7 @@ class RunDirectory:
         self.metrics = path / "metrics.csv"
         self.best = path / "checkpoints" / "best.ckpt"
         self.last = path / "checkpoints" / "last.ckpt"
+        self.previous = path / "checkpoints" / "previous.ckpt"
         self.test = path / "test.json"
         self.predictions = path / "predictions.csv"
 
@@ -142,7 +143,7 @@ def new_run_id(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all; bytes of a path that are not UTF-8 stay as they are."""
-    with naming(path), whole_file(path) as file:
+    with naming(path), whole_file(path, sync=True) as file:
         file.write(text)
 
 
@@ -264,6 +265,11 @@ class MetricsCSV(Logger):
         else:
             self._unwritten, self.failure = [], None
 
+    def sync(self) -> None:
+        """Flushes the rows to the disk: a checkpoint that counts on them is about to be written."""
+        with suppress(OSError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes the rows that could not be written before."""
@@ -281,6 +287,13 @@ class MetricsCSV(Logger):
         kept = self.read()[:rows] if rows and self.path.exists() else []
         used = [name for name in (kept[0] if kept else {}) if any(row.get(name) for row in kept)]
         self.columns = ["step", "epoch", *(name for name in used if name not in ("step", "epoch"))]
+        if len(kept) < rows:
+            Console(highlight=False).print(
+                f"{self.path} holds {len(kept)} of the {rows} rows that were written before the checkpoint; "
+                "the others are lost",
+                soft_wrap=True,
+                markup=False,
+            )
         self.rows, self._unwritten = len(kept), []
         self._rewrite([{name: row[name] for name in self.columns} for row in kept])
 

@@ -68,3 +68,35 @@ def test_summary_needs_no_checkpoint(finished_run: Path, tmp_path: Path) -> None
 
 def test_flags_beside_a_new_run_are_no_overrides() -> None:
     assert expand("fit", ["--model.depth", "3"]).overrides == ()
+
+
+@pytest.fixture
+def run_with_previous(finished_run: Path, tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    shutil.copy(run / "checkpoints/last.ckpt", run / "checkpoints/previous.ckpt")
+    return run
+
+
+@pytest.mark.parametrize(("damage", "word"), [("flipped", "damaged"), ("cut", "damaged"), ("removed", "missing")])
+def test_resume_with_damaged_last_checkpoint_continues_from_previous(
+    damage: str, word: str, run_with_previous: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, previous = (run_with_previous / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous"))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 4
+    if damage == "removed":
+        last.unlink()
+    else:
+        last.write_bytes(content if damage == "flipped" else content[:1000])
+    words = expand("fit", ["--resume", str(run_with_previous)]).arguments
+    assert words[-2:] == ["--ckpt_path", str(previous)]
+    line = f"{last} is {word}: the run continues from previous.ckpt, the state before it\n"
+    assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize("text", ["", "\n", "seed_everything: 0\n", "- 1\n"])
+def test_run_whose_config_lost_its_content_is_refused(text: str, run_with_previous: Path) -> None:
+    (run_with_previous / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"^--run: .*config.yaml is empty or not complete; restore it"):
+        expand("predict", ["--run", str(run_with_previous)])

@@ -71,6 +71,18 @@ def test_points_to_try_first(tmp_path: Path) -> None:
         search(tmp_path / "other", enqueue=[{"x": 3}])
 
 
+@pytest.mark.parametrize("lost", ["removed", "emptied"])
+def test_study_whose_database_is_lost_does_not_overwrite_its_trials(lost: str, tmp_path: Path) -> None:
+    search(tmp_path, trials=1)
+    before = (tmp_path / "trials.csv").read_bytes()
+    (tmp_path / "study.db").unlink()
+    if lost == "emptied":
+        (tmp_path / "study.db").touch()
+    with pytest.raises(UserError, match=r"^study.storage: .* no longer in study.db, .*; restore study.db from a copy"):
+        search(tmp_path, trials=1)
+    assert (tmp_path / "trials.csv").read_bytes() == before
+
+
 def test_second_study_in_one_directory_is_refused(tmp_path: Path) -> None:
     search(tmp_path, trials=1)
     with pytest.raises(UserError, match=r"^study.name: \S+ holds the study 'parabola', whose trials.csv would be over"):

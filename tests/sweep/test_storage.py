@@ -72,7 +72,7 @@ def test_what_cannot_be_reached_is_told_in_one_line(
 def test_a_file_that_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "ATTEMPTS", 1)
     (tmp_path / "study.db").write_text("this is not a database, though it has its name\n" * 40)
-    with pytest.raises(UserError, match=r"study.db cannot be reached \(file is not a database\)$"):
+    with pytest.raises(UserError, match=r"study.db is no SQLite database, or a damaged one \(file is not"):
         open_storage(storage_url(None, tmp_path), heartbeat=7)
 
 
@@ -156,3 +156,29 @@ def test_a_file_that_is_no_journal_is_refused(text: str, tmp_path: Path) -> None
     (tmp_path / "study.log").write_text(text)
     with pytest.raises(UserError, match=r"study.log is no journal that Optuna \S+ can read; name another file$"):
         open_storage(storage_url("journal:", tmp_path), heartbeat=7)
+
+
+def test_journal_with_torn_last_line_continues(tmp_path: Path) -> None:
+    url, path = storage_url("journal:", tmp_path), tmp_path / "study.log"
+    optuna.create_study(storage=open_storage(url, heartbeat=7), study_name="a")
+    other = open_storage(url, heartbeat=7)
+    whole = path.read_bytes()
+    for torn in (b'{"op_code":0,"wor', b"{"):
+        path.write_bytes(whole + torn)
+        storage = open_storage(url, heartbeat=7)
+        assert path.read_bytes() == whole
+        path.write_bytes(whole + torn)  # a worker is killed while others work
+        optuna.create_study(storage=storage, study_name=torn.decode())
+        whole = path.read_bytes()
+    assert len(optuna.get_all_study_names(other)) == 3
+
+
+@pytest.mark.parametrize("damage", ["overwritten", "cut"])
+def test_damaged_sqlite_file_says_how_to_continue(damage: str, tmp_path: Path) -> None:
+    url, path = storage_url(None, tmp_path), tmp_path / "study.db"
+    optuna.create_study(storage=open_storage(url, heartbeat=7), study_name="a")
+    content = bytearray(path.read_bytes())
+    content[8192:12288] = b"x" * 4096
+    path.write_bytes({"overwritten": content, "cut": content[:20_000]}[damage])
+    with pytest.raises(UserError, match=r"^study.storage: .*study.db is no SQLite database, or a damaged one \("):
+        open_storage(url, heartbeat=7)

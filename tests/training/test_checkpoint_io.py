@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,3 +97,29 @@ def test_save_checkpoint_on_full_disk_raises_os_error_with_file_name(tmp_path: P
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_save_checkpoint_keeps_previous_content(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_link(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse_link)
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    plugin = AtomicCheckpointIO({last: previous})
+    for step in range(3):
+        plugin.save_checkpoint({"step": step}, last)
+        assert previous.exists() == (step > 0)
+    assert plugin.load_checkpoint(last, weights_only=True) == {"step": 2}
+    assert plugin.load_checkpoint(previous, weights_only=True) == {"step": 1}
+    assert sorted(tmp_path.iterdir()) == [last, previous]
+
+
+def test_load_checkpoint_refuses_changed_weights(tmp_path: Path) -> None:
+    path, plugin = tmp_path / "last.ckpt", AtomicCheckpointIO()
+    plugin.save_checkpoint({"a": torch.ones(50)}, path)
+    path.write_bytes(path.read_bytes().replace(b"\x00\x00\x80\x3f", b"\x00\x00\x80\x3e", 1))
+    assert torch.load(path, weights_only=True)["a"][0] == 0.25, "torch itself does not notice"
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged: \S*data/0 does not have the checksum"):
+        plugin.load_checkpoint(path)

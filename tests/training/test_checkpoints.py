@@ -102,7 +102,7 @@ def test_a_new_run_from_anothers_checkpoint_has_no_best_yet(tmp_path: Path) -> N
     best = BestCheckpoint(tmp_path / "best.ckpt")
     best.load_state_dict(state)
     assert best.best_model_path == ""
-    (tmp_path / "best.ckpt").touch()
+    torch.save({"callbacks": {best.state_key: state}}, best.path)
     best.load_state_dict(state)
     assert best.state_dict() == state
 
@@ -169,3 +169,13 @@ def test_the_last_is_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.Monk
         now.global_step, clock[0] = step, seconds
         last.on_train_batch_end(now, MODULE, None, None, 0)
     assert len(now.saved) == 2  # at steps 2 and 4; the second batch of step 1 was only accumulated
+
+
+def test_best_checkpoint_that_is_damaged_is_reported_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = BestCheckpoint(tmp_path / "best.ckpt")
+    best.path.write_bytes(b"")
+    best.load_state_dict({"score": 0.1, "epoch": 4, "scores": {"val/loss": 0.1}})
+    assert best.score is None
+    assert "best.ckpt is damaged; the best of the validations that follow replaces it" in capsys.readouterr().out

@@ -190,3 +190,15 @@ def test_metrics_on_full_disk_keep_their_rows_until_there_is_space(
     table.finalize("success")
     assert table.failure is None
     assert len(table.read()) == 11
+
+
+def test_resume_of_metrics_that_lost_rows_reports_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = MetricsCSV(tmp_path / "metrics.csv")
+    for step in range(3):
+        table.log_metrics({"epoch": 0, "train/loss": 0.5}, step)
+    table.path.write_text("\n".join(table.path.read_text().splitlines()[:2]) + "\n")
+    table.resume(3)
+    assert "metrics.csv holds 1 of the 3 rows that were written before the checkpoint" in capsys.readouterr().out
+    table.path.unlink()
+    table.resume(3)
+    assert "metrics.csv holds 0 of the 3 rows" in capsys.readouterr().out

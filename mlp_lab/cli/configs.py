@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,11 +12,13 @@ from typing import Any
 
 import yaml
 
+from mlp_lab.cli.yaml_text import DEEPEST, read_yaml
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.paths import expand_path
 
 # Keys that hold further keys.
 SECTIONS = ("run", "data", "model", "trainer", "checkpoint", "early_stopping", "diagnostics")
+PATIENCE = 4.0  # seconds for which a pipe without a writer is read
 PACKAGED = ("configs", "sweeps")  # folders of the checkout that an installed package has inside
 
 
@@ -37,8 +41,25 @@ def config_first(arguments: Sequence[str]) -> list[str]:
             configs += ["--config", _value(word.split("=", 1)[1])]
         else:
             others.append(word)
+    others = _join_dashes(others)
     command = others[:1] if others and not others[0].startswith("-") else []
     return [*command, *configs, *others[len(command) :]]
+
+
+def _join_dashes(words: Sequence[str]) -> list[str]:
+    """Joins a flag and its value where the value begins with a dash, which the parser would take for a flag.
+
+    >>> _join_dashes(["--data.path", "-x.csv", "--model.bias", "-1e-3", "-h"])
+    ['--data.path=-x.csv', '--model.bias=-1e-3', '-h']
+    """
+    joined: list[str] = []
+    for word in words:
+        is_value = word.startswith("-") and not word.startswith("--") and word != "-h"
+        if is_value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def load_configs(arguments: Sequence[str]) -> list[str]:
@@ -60,8 +81,23 @@ def load_configs(arguments: Sequence[str]) -> list[str]:
                 text = yaml.safe_dump(content)
             words.append(f"--config={text}")
         else:
+            _check_bounds(word)
             words.append(word)
     return words
+
+
+def _check_bounds(word: str) -> None:
+    """Refuses a flag's value that would fill the memory or the stack of the parser; other mistakes are left to it."""
+    flag, equals, value = word.partition("=")
+    text = value if equals and flag.startswith("--") else word
+    if len(text) < DEEPEST:  # neither deep nor an alias of much
+        return
+    try:
+        read_yaml(text)
+    except yaml.composer.ComposerError as error:
+        raise UserError(f"{text[:40]}…: {error.problem}") from error
+    except yaml.YAMLError:
+        return
 
 
 def find_config(name: str) -> Path:
@@ -103,7 +139,7 @@ def depth_of_widths(arguments: Sequence[str]) -> list[str]:
     Args:
         arguments: files first, as `load_configs` returns them.
     """
-    files = [yaml.safe_load(word.partition("=")[2]) for word in arguments if word.startswith("--config=")]
+    files = [read_yaml(word.partition("=")[2]) for word in arguments if word.startswith("--config=")]
     widths_decide = False
     for source in (*(content.get("model") for content in files), _model_flags(arguments)):
         if not isinstance(source, dict):
@@ -127,7 +163,7 @@ def _model_flags(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _yaml_or_text(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it
 
@@ -148,6 +184,29 @@ def _value(word: str | None) -> str:
     if not word or word.startswith("--"):
         raise UserError("--config: give a YAML file, such as configs/digits.yaml")
     return word
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Returns the content of a file, or of a pipe to which another process writes.
+
+    Raises:
+        UserError: No process opens the pipe to write.
+    """
+    if not path.is_fifo():
+        return path.read_bytes()
+    end = time.monotonic() + PATIENCE
+    pipe = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without the flag, it waits for a writer for ever
+    with open(pipe, "rb", buffering=0) as stream:
+        while time.monotonic() < end:
+            try:
+                start = os.read(pipe, 1)
+            except BlockingIOError:  # a writer has opened it and takes its time
+                start = None
+            if start != b"":
+                os.set_blocking(pipe, True)
+                return (start or b"") + stream.readall()
+            time.sleep(0.02)
+    raise UserError(f"--config: {path} is a pipe to which nothing is written; name a file, or start its writer first")
 
 
 def _check_config(name: str, content: Any) -> None:
@@ -175,9 +234,9 @@ def read_config(name: str) -> tuple[str, Any]:
         UserError: It is missing, unreadable, no YAML, or says a key twice.
     """
     try:
-        data = sys.stdin.buffer.read() if name == "-" else find_config(name).read_bytes()
+        data = sys.stdin.buffer.read() if name == "-" else _read_bytes(find_config(name))
         text = data.decode("utf-8-sig")
-        return text, yaml.load(text, _StrictLoader)
+        return text, read_yaml(text)
     except UnicodeDecodeError as error:
         raise UserError(f"--config: {name} is not UTF-8 text (byte {error.start})") from error
     except OSError as error:
@@ -188,18 +247,3 @@ def read_config(name: str) -> tuple[str, Any]:
         raise UserError(f"--config: {name}{place} is not YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise UserError(f"--config: {name} is not YAML: {' '.join(str(error).split())}") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a mapping that says a key twice (YAML lets the last one win)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds a mapping whose keys are distinct."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is repeated", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)

@@ -181,9 +181,16 @@ def _value(key: str, messages: Sequence[str]) -> str:
         return f"{key}: its value is empty; give {_accepted(kinds)}, or leave the key out"
     if value in ("True", "False") and "str" in kinds:
         return f"{key}: YAML reads no, yes, on and off as {value.lower()}; quote a name, as in 'no'"
+    if value.startswith("{") and "class 'str'" in kinds and not value.startswith("{}"):
+        return f"{key}: YAML reads {_cut(value)} as a mapping; write the text in a config file, in quotes"
+    value = _cut(value)
     literal = value if value[:1] in "[{(" or re.fullmatch(r"-?[\d.]+", value) else repr(value)
     example = f", such as {flag(key, [value])}" if "list[str]" in kinds and "<class 'str'>" not in kinds else ""
     return f"{key}: {literal} is not accepted; use {_accepted(kinds)}{example}"
+
+
+def _cut(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _closest(key: str, keys: Sequence[str]) -> str | None:

@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import _loaders_dumpers, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mlp_lab.cli.explain import causes, explain
+from mlp_lab.cli.yaml_text import TimesAsText
 from mlp_lab.errors import UserError
+
+
+class _ValueLoader(TimesAsText, _loaders_dumpers.get_yaml_default_loader()):  # type: ignore[misc]
+    """How the parser reads values."""
+
+
+_loaders_dumpers.yaml_default_loader = _ValueLoader  # type: ignore[assignment]  # `set_loader` would lose its rules for text
 
 
 class BenchParser(LightningArgumentParser):

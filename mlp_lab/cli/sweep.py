@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mlp_lab.cli.configs import config_first, find_config, packaged_file, read_config
+from mlp_lab.cli.yaml_text import read_yaml
 from mlp_lab.errors import UserError, nearest
 from mlp_lab.paths import expand_path
 from mlp_lab.program import PROGRAM, program
@@ -208,7 +209,7 @@ def check_flags(words: Sequence[str], space: Mapping[str, Any]) -> None:
         if not flag.startswith("--") or flag == "--config":
             continue
         key = flag.removeprefix("--").replace("data.init_args.", "data.")
-        group = yaml.safe_load(value) if value.startswith("{") else None
+        group = read_yaml(value) if value.startswith("{") else None
         given = {key, *(f"{key}.{name}" for name in group or ())}
         for name in space:
             if name in given:
@@ -218,7 +219,7 @@ def check_flags(words: Sequence[str], space: Mapping[str, Any]) -> None:
 
 def _value(flag: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{flag}: {text!r} is not YAML") from error
 

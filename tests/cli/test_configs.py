@@ -3,11 +3,12 @@ from __future__ import annotations
 import io
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, find_config, load_configs
+from mlp_lab.cli.configs import config_first, default_config, depth_of_widths, find_config, load_configs, read_config
 from mlp_lab.errors import UserError
 
 
@@ -114,3 +115,31 @@ def test_find_config_replaces_variables(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("CONFIGS", str(tmp_path))
     (tmp_path / "a b#%=.yaml").touch()
     assert find_config("$CONFIGS/a b#%=.yaml") == tmp_path / "a b#%=.yaml"
+
+
+def test_read_config_pipe_waits_for_a_slow_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_lab.cli.configs.PATIENCE", 0.3)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("w") as stream:  # returns once a reader has opened the pipe
+            time.sleep(0.5)
+            stream.write("model: {depth: 1}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert read_config(str(pipe)) == ("model: {depth: 1}", {"model": {"depth": 1}})
+    writer.join()
+
+
+def test_read_config_pipe_without_a_writer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_lab.cli.configs.PATIENCE", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe to which nothing is written"):
+        read_config(str(tmp_path / "pipe"))
+
+
+def test_config_first_value_that_begins_with_a_dash_stays_with_its_flag() -> None:
+    words = ["fit", "--data.path", "-x.csv", "--model.bias", "-1e-3", "-h"]
+    assert config_first(words) == ["fit", "--data.path=-x.csv", "--model.bias=-1e-3", "-h"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def how_to_go_on(run: RunDirectory | None) -> str:
     """Returns the advice for a run that was cut off."""
     if run is None or not run.config.exists():
         return "nothing was written"
-    return f"go on with `{program()} fit --resume {_shown(run)}`"
+    return f"go on with `{program()} fit --resume {shlex.quote(_shown(run))}`"
 
 
 def kept_state(run: RunDirectory | None) -> str:

@@ -37,7 +37,8 @@ def choose_output(name: str, loaded: Loaded, folder: Path, run: RunDirectory | N
         if path.is_dir():
             raise UserError(f"output: {given} is a directory; name a file in it, such as {Path(given) / name}")
         if path.suffix != own.suffix:
-            raise UserError(f"output: {given} is not the name of a {own.suffix} file; use {path.stem}{own.suffix}")
+            stem = path.name.partition(own.suffix)[0] if own.suffix in path.suffixes else path.stem
+            raise UserError(f"output: {given} is not the name of a {own.suffix} file; use {stem}{own.suffix}")
         if not path.parent.is_dir():
             raise UserError(f"output: there is no directory {path.parent}")
     elif loaded.is_new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def check_changes(run: RunDirectory, before: Mapping[str, Any], now: Mapping[str
         if _is_fixed(key) and key in values and values[key] != old:
             raise UserError(
                 f"{key}: {_shown(values[key])} cannot replace {_shown(old)} in a run that goes on; leave it out, "
-                f"or begin a new run with `{program()} fit --config {run.effective}` and this key"
+                f"or begin a new run with `{program()} fit --config {shlex.quote(str(run.effective))}` and this key"
             )
 
 

@@ -223,10 +223,12 @@ class LastCheckpoint(Checkpoint):
         self._let_stop_go_on(trainer)
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Makes a checkpoint that counts an unfinished epoch as finished go on inside that epoch.
+        """Lets a run continue after a finished epoch, and inside an unfinished one.
 
-        Earlier versions wrote such checkpoints at every stop within an epoch.
+        Under `trainer.max_steps`, Lightning would end the finished epoch a second time and count it twice. Earlier
+        versions wrote checkpoints that count an unfinished epoch as finished at every stop within an epoch.
         """
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         loop = checkpoint.get("loops", {}).get("fit_loop", {})
         if not loop or loop["epoch_loop.batch_progress"]["is_last_batch"]:
             return
@@ -302,8 +304,10 @@ class EarlyStop(EarlyStopping):
         value = trainer.callback_metrics.get(self.monitor)
         if value is not None and not trainer.fast_dev_run and not math.isfinite(self.best_score):  # type: ignore[attr-defined]
             refuse_first(self.monitor, float(value))
+        stops, trainer.should_stop = trainer.should_stop, False  # another callback's stop, such as of max_time
         super()._run_early_stopping_check(trainer)
-        self.decided = trainer.should_stop
+        self.decided = self.decided or trainer.should_stop
+        trainer.should_stop = stops or trainer.should_stop
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the best value, the passes since, whether the stop is decided, and by which settings."""

@@ -43,6 +43,7 @@ class RateFinder(LearningRateFinder):
             self.lr_find(trainer, pl_module)
         finally:
             loop.max_epochs = epochs
+        trainer.callback_metrics.clear()  # the search may have validated; the run has not
         assert self.optimal_lr is not None
         results = self.optimal_lr.results
         found = middle_of_fall(results["lr"], results["loss"])

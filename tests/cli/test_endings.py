@@ -34,6 +34,13 @@ def test_advice_and_kept_state_name_the_directory_as_seen_from_here(run: RunDire
     assert kept_state(run) == "run/checkpoints/last.ckpt holds the last good state"
 
 
+def test_advice_for_directory_with_space_can_be_pasted_into_a_shell(here: Path) -> None:
+    run = RunDirectory(here / "my run")
+    run.path.mkdir()
+    run.config.touch()
+    assert how_to_go_on(run) == "go on with `python -m mlp_lab fit --resume 'my run'`"
+
+
 def test_process_other_than_the_first_ends_as_it_was_told(run: RunDirectory) -> None:
     stop, trainer = Terminated(signal.SIGTERM), SimpleNamespace(is_global_zero=False)
     assert end_by_signal(stop, trainer, run) is stop  # type: ignore[arg-type]

@@ -74,6 +74,22 @@ def test_restarted_fit_goes_on_in_its_directory(
     assert restarted.out.splitlines()[0] == f"Slurm has started this job again: it goes on with {run}"
 
 
+def test_restarted_fit_finds_the_directory_that_its_config_or_a_variable_names(
+    here: Path, in_job: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SCRATCH", str(here / "scratch"))
+    write_config(here / "config.yaml")
+    (here / "place.yaml").write_text("run:\n  dir: $SCRATCH/mine\n")
+    words = [*WORDS, "--config", "place.yaml"]
+    write_run(here / "scratch" / "mine", "7", words)
+    write_run(here / "scratch" / "flag", "7", words)
+    for directory, expected in ((None, "mine"), ("$SCRATCH/flag", "flag")):
+        found = begun_run(words, directory)
+        assert found is not None
+        assert found.path == (here / "scratch" / expected).resolve()
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_command_in_an_interactive_allocation_runs_as_one_process(
     command: str, finished_run: Path, in_job: None, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,17 @@ def test_changes_of_a_resume_are_kept_for_the_next_ones(run: Path, bench: Bench)
     fit(bench, "--config", run / "resume.yaml", "--run.dir", "again")
 
 
+def test_resume_after_an_epoch_under_max_steps_counts_that_epoch_once(run: Path, bench: Bench) -> None:
+    fit(bench, "--resume", run, "--trainer.max_epochs", "3", "--trainer.max_steps", "9999")
+    assert pd.read_csv(run / "metrics.csv").dropna(subset=["train/epoch_loss"])["epoch"].tolist() == [0, 1, 2]
+
+
+def test_refused_change_of_run_in_a_directory_with_a_space_advises_a_quoted_command(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "my run")
+    with pytest.raises(UserError, match=re.escape(f"fit --config '{run.config}'`")):
+        check_changes(run, {"seed_everything": 0}, {"seed_everything": 1})
+
+
 def test_resume_without_changes_writes_no_config(run: Path, bench: Bench) -> None:
     (run / "checkpoints" / "last.ckpt").unlink()
     fit(bench, "--resume", run)

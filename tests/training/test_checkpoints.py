@@ -151,6 +151,14 @@ def test_a_decided_stop_outlives_a_kill_unless_the_patience_is_another(
     assert resumed.patience == patience
 
 
+def test_stop_of_another_callback_is_not_taken_for_a_decision_of_early_stopping() -> None:
+    stop, now = EarlyStop(patience=2), trainer(val_loss=1.0)
+    now.should_stop = True  # as `trainer.max_time` sets it after the batch before this validation
+    stop.on_validation_end(now, MODULE)
+    assert now.should_stop
+    assert not stop.decided
+
+
 @pytest.mark.parametrize("name", ["patience", "min_delta"])
 def test_negative_settings_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^early_stopping.{name}: -1 is negative; use 0 or more"):

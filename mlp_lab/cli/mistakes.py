@@ -36,6 +36,8 @@ def one_line(error: BaseException) -> str | None:
         return _not_built(built[1], text, _root(error))
     if isinstance(error, RuntimeError) and "loading state_dict" in text:
         return _architecture(text)
+    if isinstance(error, MisconfigurationException) and "No supported gpu backend" in text:
+        return "trainer.accelerator: 'gpu' needs a GPU that PyTorch can use, and there is none here; use auto or cpu"
     if isinstance(error, MisconfigurationException):
         return f"trainer: {_first_sentence(text)}"
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mlp_lab"):

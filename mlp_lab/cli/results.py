@@ -70,7 +70,8 @@ def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], consol
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
+    if spec.task == "regression":
+        table.add_column(style="dim", overflow="ellipsis", no_wrap=True)
     unit = (
         f"in the unit of {printable(spec.targets[0])}"
         if len(spec.targets) == 1
@@ -81,7 +82,9 @@ def print_scores(title: str, spec: DataSpec, scores: Mapping[str, float], consol
             continue  # told beside its mean
         in_unit = spec.task == "regression" and name.rpartition("/")[2] in ("rmse", "mae")
         spread = f" ± {shown(scores[f'{name}_sd'])}" if f"{name}_sd" in scores else ""
-        table.add_row(name, f"{shown(value)}{spread}", Text(unit if in_unit else ""))
+        table.add_row(
+            name, f"{shown(value)}{spread}", *([Text(unit if in_unit else "")] if len(table.columns) > 2 else [])
+        )
     console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(table)
 

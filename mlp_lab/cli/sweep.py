@@ -188,6 +188,8 @@ def _split(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]
         key = SHORT.get(flag.removeprefix("--"), flag.removeprefix("--"))
         if not flag.startswith("--"):
             raise UserError(f"{word}: unexpected word; keys begin with --")
+        if key.partition(".")[0] == "space":
+            raise UserError(f"{flag}: the space is no flag; write it under `space:` in the sweep's YAML file")
         if key in known or key.partition(".")[0] in NESTED:
             if given is None:
                 raise UserError(f"{flag}: no value is given")

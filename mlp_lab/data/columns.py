@@ -275,7 +275,8 @@ def _expected(date: bool, notation: Notation | None) -> str:
     """Names what a cell should be."""
     if date:
         other = notation is not None and notation.date_format != ISO
-        return f"a date of the format {notation.date_format}" if notation and other else "a date such as 2024-12-31"
+        kind = f"a date of the format {notation.date_format}" if notation and other else "a date such as 2024-12-31"
+        return f"{kind}; correct it, leave it empty, or name it in data.missing_values"
     how = f" as the column has them (decimal {notation.decimal!r})" if notation and notation != PLAIN else ""
     return f"a number{how}; leave it empty, or name it in data.missing_values"
 

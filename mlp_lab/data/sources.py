@@ -82,6 +82,8 @@ class Source:
     """Cells of text that mean 'missing', besides empty and blank ones."""
     named: NamedTable | None = None
     """The record of a named table."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of the choice of the table, one line each."""
 
     def joined(self, columns: Sequence[str], drop: Sequence[str] = ()) -> pd.DataFrame:
         """Returns these columns of all rows, plain (see `tables.py`); the others may hold anything.
@@ -136,7 +138,8 @@ def read_source(
                 f"data.test_path: {test_path!r} does not go with the bundled table {name!r}; give data.path"
             )
         frame.index = Origin(key="data.dataset", label=str(name)).index(len(frame))
-        return Source(label=str(name), frames=(frame,), fingerprints=(fingerprint,), named=named)
+        remarks = () if dataset else ("no table is named, so the digits are used; name your own with --data.path FILE",)
+        return Source(label=str(name), frames=(frame,), fingerprints=(fingerprint,), named=named, remarks=remarks)
     files = named_files(str(name), root) if named else (Path(str(path)),)
     keys = ("data.dataset", "data.dataset") if named else ("data.path", "data.test_path")
     if test_path:

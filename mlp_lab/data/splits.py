@@ -19,6 +19,8 @@ from torch import Tensor
 from mlp_lab.errors import UserError
 
 TRAIN, VAL, TEST = 0, 1, 2
+MANY_CLASSES = 20
+"""Above so many classes, a target with fewer than two rows per class is taken for a wrong choice."""
 PARTS: tuple[str, ...] = ("train", "val", "test")
 UNUSED = 255
 """Code of a row that is in no part: its target is missing, or `data.train_rows` leaves it out."""
@@ -112,6 +114,12 @@ def split_rows(
 
 def _check_class_sizes(sizes: Tensor, classes: Sequence[str] | None, *, key: str) -> None:
     lonely = (sizes == 1).nonzero().flatten().tolist()
+    rows = int(sizes.sum())
+    if lonely and len(sizes) > max(rows / 2, MANY_CLASSES):
+        raise UserError(
+            f"data.target: {len(sizes):,} classes in {rows:,} rows are too many to learn; a column of names, dates or "
+            "free text cannot be predicted"
+        )
     if lonely:
         name = classes[lonely[0]] if classes is not None else lonely[0]
         raise UserError(

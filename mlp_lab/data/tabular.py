@@ -221,7 +221,7 @@ class TabularDataModule(TensorDataModule):
         spec = describe_parts(source, preprocessor, target, parts, self.bins)
         if self.verbose:
             remarks = [*target_remarks(target, readings), *(line for column in columns for line in column.remarks)]
-            self._describe(source, spec, frame, codes, available, remarks)
+            self._describe(source, spec, frame, codes, available, [*source.remarks, *remarks])
         state = {
             "preprocessor": preprocessor.to_state(),
             "target": target.to_state(),

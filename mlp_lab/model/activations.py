@@ -175,9 +175,9 @@ def activation(name: str) -> Activation:
     >>> activation("torch.nn.functional.softsign").max_derivative
     1.0
     """
-    if name in ACTIVATIONS:
+    if isinstance(name, str) and name in ACTIVATIONS:
         return ACTIVATIONS[name]
-    if "." in name:
+    if isinstance(name, str) and "." in name:
         return imported(name)
     raise unknown("model.activation", name, [*ACTIVATIONS, "or the dotted path of an elementwise function"])
 

@@ -86,7 +86,7 @@ def _target(y: Tensor, spec: DataSpec, *, rows: int) -> Tensor:
         raise UserError(f"data: y has the shape {tuple(y.shape)}; the {spec.task} task takes {shape}")
     if len(shape) == 2:
         return found
-    codes, classes = found.long(), len(spec.classes)
+    codes, classes = found.long(), 2 if spec.task == "binary" else len(spec.classes)
     if not bool(((codes == found) & (codes >= 0) & (codes < classes)).all()):
         raise UserError(f"data: y holds values that are no class; the {spec.task} task takes 0 to {classes - 1}")
     return codes

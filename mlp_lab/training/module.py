@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlp_lab.data.loader import Batch, rank_bounds
 from mlp_lab.data.spec import DataSpec
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, unknown
 from mlp_lab.model.encoders import EncoderConfig
 from mlp_lab.model.initialization import lsuv_
 from mlp_lab.model.mlp import MLP, Settings, resolve_widths
@@ -341,5 +341,14 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
-    """Accepts the plain dict of a checkpoint's hyperparameters where the command line gives the dataclass."""
-    return kind(**value) if isinstance(value, Mapping) else value
+    """Accepts a plain dict, as a checkpoint's hyperparameters hold it, where the command line gives the dataclass."""
+    if isinstance(value, kind):
+        return value
+    key = f"model.{kind.__name__.removesuffix('Config').lower()}"
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: {value!r} is not accepted; use {kind.__name__} or a dict of its fields")
+    names = [field.name for field in fields(kind)]
+    for name in value:
+        if name not in names:
+            raise unknown(key, name, names)
+    return kind(**value)

@@ -118,7 +118,11 @@ class RunDirectory:
         if not run.path.is_dir():
             raise UserError(f"{key}: there is no directory {directory}; give a directory that `fit` wrote")
         if not run.config.is_file():
-            raise UserError(f"{key}: {directory} holds no run (no config.yaml); give a directory that `fit` wrote")
+            latest = Path(directory) / "latest"
+            hint = f" (did you mean {latest}?)" if (run.path / "latest" / run.config.name).is_file() else ""
+            raise UserError(
+                f"{key}: {directory} holds no run (no config.yaml){hint}; give a directory that `fit` wrote"
+            )
         return run
 
     def share(self) -> None:

@@ -42,6 +42,13 @@ def test_missing_and_superfluous_weights_say_which_side_lacks_them() -> None:
     assert "(this config's model has no 1.weight)" in (load(large, small) or "")
 
 
+def test_one_line_of_a_missing_gpu_names_the_key_and_what_works() -> None:
+    line = one_line(MisconfigurationException("No supported gpu backend found!"))
+    assert line is not None
+    assert line.startswith("trainer.accelerator: 'gpu' needs a GPU")
+    assert line.endswith("use auto or cpu")
+
+
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate.")])
 def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
     line = one_line(error)

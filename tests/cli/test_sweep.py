@@ -122,6 +122,7 @@ def test_paths_may_name_home_and_variables(table: Path, monkeypatch: pytest.Monk
         (("--config", "config.yaml"), "--config: config.yaml is the config of one run; a sweep names it as its `base`"),
         (("--trails", "3"), "--trails: no such key; did you mean --trials?"),
         (("--trials",), "--trials: no value is given"),
+        (("--space.model.depth.high", "3"), "--space.model.depth.high: the space is no flag; write it under `space:`"),
         (("--trials", "many"), "trials: 'many' is not accepted; use an integer"),
         (
             ("--backend", "slrum"),

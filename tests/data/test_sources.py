@@ -40,6 +40,8 @@ def test_digits_is_the_default() -> None:
     source = read_source()
     assert source.label == "digits"
     assert source.frames[0].shape == (1797, 65)
+    assert source.remarks == ("no table is named, so the digits are used; name your own with --data.path FILE",)
+    assert read_source(dataset="digits").remarks == ()
 
 
 @pytest.mark.parametrize("name", PUBLIC)

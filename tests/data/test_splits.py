@@ -121,6 +121,11 @@ def test_ratios_may_carry_rounding_errors() -> None:
     assert check_ratios([1 - 0.1 - 0.2, 0.1, 0.2]) == (1 - 0.1 - 0.2, 0.1, 0.2)
 
 
+def test_split_rows_of_a_class_per_row_says_that_it_cannot_be_predicted() -> None:
+    with pytest.raises(UserError, match=r"^data\.target: 50 classes in 50 rows are too many to learn"):
+        split_rows(50, RATIOS, seed=0, labels=torch.arange(50))
+
+
 def test_class_with_one_row_is_named() -> None:
     with pytest.raises(UserError, match=r"^data\.split: class 'owl' has one row, which cannot be both trained on and"):
         split_rows(5, RATIOS, seed=0, labels=torch.tensor([0, 0, 0, 0, 1]), classes=("cat", "owl"))

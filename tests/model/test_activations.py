@@ -166,6 +166,11 @@ def test_a_new_activation_needs_a_name_and_a_function():
     assert not record.saturates
 
 
+def test_activation_of_a_module_lists_the_names():
+    with pytest.raises(UserError, match=r"^model.activation: ReLU\(\) is unknown.*; accepted: identity, relu"):
+        activation(torch.nn.ReLU())
+
+
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(
         UserError, match=r"^model.activation: 'rellu' is unknown \(did you mean 'relu'\?\); accepted: id"

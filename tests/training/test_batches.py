@@ -166,6 +166,13 @@ def test_what_is_no_pair_is_refused_in_one_sentence(batch: Any, task: TaskName, 
         pair_batch(batch, spec(task))
 
 
+def test_pair_batch_of_a_binary_spec_without_class_names_takes_0_and_1() -> None:
+    unnamed = DataSpec(task="binary", numeric=("u", "v"))
+    assert pair_batch((X, torch.tensor([0, 1, 1])), unnamed).target is not None
+    with pytest.raises(UserError, match="the binary task takes 0 to 1"):
+        pair_batch((X, torch.tensor([0, 1, 2])), unnamed)
+
+
 def test_codes_are_asked_for_where_there_are_categories() -> None:
     with pytest.raises(UserError, match=r"use mlp_lab.data.loader.Batch with the codes of the categorical columns$"):
         pair_batch((X, X), spec("binary", categorical=("c",), cardinalities=(3,)))

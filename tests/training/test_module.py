@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_sc
 from torch import Tensor
 from torch.nn import functional as F
 
+from mlp_lab.data.spec import DataSpec
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.errors import UserError
 from mlp_lab.training.module import MLPModule
@@ -205,6 +206,27 @@ def test_regression_is_reported_in_its_own_unit(tmp_path: Path) -> None:
     assert expected["val/rmse"] > 10  # the disease's progression is between 25 and 346
     for name, value in expected.items():
         assert math.isclose(rows(tmp_path / "m.csv", name)[-1][1], value, rel_tol=1e-4), name  # float32 sums
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"optimizer": {"nam": "sgd"}},
+            r"^model.optimizer: 'nam' is unknown \(did you mean 'name'\?\); accepted: name, ",
+        ),
+        (
+            {"optimizer": "adam"},
+            "^model.optimizer: 'adam' is not accepted; use OptimizerConfig or a dict of its fields",
+        ),
+        ({"schedule": 3}, "^model.schedule: 3 is not accepted; use ScheduleConfig"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused_in_one_line(settings: dict[str, Any], line: str) -> None:
+    spec = DataSpec(task="binary", numeric=("x",), classes=("no", "yes"))
+    assert MLPModule(spec, optimizer={"name": "sgd"}).hparams["spec"] == spec.to_dict()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=line):
+        MLPModule(spec, **settings)
 
 
 def test_max_norm_holds_after_each_step(digits: TabularDataModule) -> None:

@@ -76,6 +76,16 @@ def test_opening_what_is_no_run(make: bool, message: str, tmp_path: Path) -> Non
         RunDirectory.open(str(tmp_path / "run"), "--run")
 
 
+def test_open_of_a_folder_of_runs_suggests_the_latest(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.yaml").touch()
+    RunDirectory(tmp_path / "runs" / "a").point_latest()
+    with pytest.raises(
+        UserError, match=r"runs holds no run \(no config.yaml\) \(did you mean .*/runs/latest\?\); give"
+    ):
+        RunDirectory.open(str(tmp_path / "runs"), "--run")
+
+
 def test_latest_links_to_the_newest_and_moves_with_the_runs(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run = RunDirectory(tmp_path / "runs" / name)

@@ -21,7 +21,8 @@ class Rollback(L.Callback):
         self.begun = False
         self.first_step = 0
         self.files = (run.config, run.resumed_config, run.provenance, run.metrics)
-        self.before = {file: file.read_text("utf-8") for file in self.files if file.is_file()}
+        found = [file for file in self.files if file.is_file()]
+        self.before = {file: file.read_bytes().decode("utf-8", "surrogateescape") for file in found}
         self.made = [path for path in (run.best.parent, run.path, *run.path.parents) if not path.exists()]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

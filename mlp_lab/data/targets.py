@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -228,7 +229,17 @@ def fit_target(
         _refuse_constant(name, len(np.unique(column)), column[0])
     if task == "multilabel":
         return Target(task=task, columns=names, classes=names, counts=tuple(values.sum(axis=0).astype(int).tolist()))
-    mean, std = tuple(values.mean(axis=0).tolist()), tuple(values.std(axis=0).tolist())
+    with np.errstate(over="ignore", invalid="ignore"):
+        means, stds = values.mean(axis=0), values.std(axis=0)
+    for name, column, std in zip(names, values.T, stds, strict=True):
+        if not 0 < std < math.inf:  # its squares exceed or fall below a float64
+            cells, row = train[name], int(np.abs(column).argmax())
+            size = "large" if std else "small"
+            raise UserError(
+                f"{cell_of(cells, row, 'data.target')}: {cells.iloc[row]} is too {size} for a standard deviation; "
+                "correct it, or use another unit"
+            )
+    mean, std = tuple(means.tolist()), tuple(stds.tolist())
     return Target(task=task, columns=names, mean=mean, std=std, notations=written)
 
 

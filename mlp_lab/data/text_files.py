@@ -49,6 +49,10 @@ _LONGEST_HEADER = 1_000_000
 """Characters after which an open quote in the header is not followed any further."""
 
 
+LARGEST_COLUMNS = 50_000
+"""Columns that a table may have: gene expressions have 20,000, and a million would take minutes to examine."""
+
+
 class Header(NamedTuple):
     """How a text table is written."""
 
@@ -78,7 +82,20 @@ def read_header(path: Path, key: str) -> Header:
     best = max(parted, key=lambda header: (_agreement(header, sample), len(header.names)), default=headers[0])
     if all(re.fullmatch(NUMBER, name.strip()) for name in best.names):
         raise UserError(f"{key}: {path} has no header: its first line ({first.strip()[:40]}) holds only numbers")
+    check_columns(len(best.names), path, key)
     return Header(best.separator, [name.strip() for name in best.names])
+
+
+def check_columns(columns: int, path: Path, key: str) -> None:
+    """Refuses a table of more columns than can be examined in reasonable time.
+
+    Raises:
+        UserError: It has more than `LARGEST_COLUMNS`.
+    """
+    if columns > LARGEST_COLUMNS:
+        raise UserError(
+            f"{key}: {path} has {columns:,} columns; accepted: at most {LARGEST_COLUMNS:,} (is it transposed?)"
+        )
 
 
 def _first_record(stream: TextIO) -> str:

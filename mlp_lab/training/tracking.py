@@ -31,6 +31,7 @@ from mlp_lab.text import printable
 from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
+LISTS = ("test_reads", "resumed")  # keys of `provenance.json` to which a command appends
 RECORDED_PACKAGES = ("mlp_lab", "torch", "lightning", "torchmetrics", "torchvision", "numpy", "pandas", "scikit-learn")
 
 
@@ -130,8 +131,20 @@ class RunDirectory:
         os.environ[RUN_DIR_VARIABLE] = str(self.path)
 
     def read_provenance(self) -> dict[str, Any]:
-        """Returns what `write_provenance` wrote, or an empty dict."""
-        return json.loads(self.provenance.read_text("utf-8")) if self.provenance.exists() else {}
+        """Returns what `write_provenance` wrote, or an empty dict.
+
+        Raises:
+            ValueError: The file holds something else.
+        """
+        if not self.provenance.exists():
+            return {}
+        try:
+            values = json.loads(self.provenance.read_text("utf-8"))
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+        if not isinstance(values, dict) or not all(isinstance(values.get(name, []), list) for name in LISTS):
+            raise ValueError("it is no record of a run")
+        return values
 
     def write_provenance(self, values: Mapping[str, Any]) -> None:
         """Writes `provenance.json` whole or not at all."""
@@ -283,7 +296,14 @@ class MetricsCSV(Logger):
     def read(self) -> list[dict[str, str]]:
         """Returns the rows written so far; absent values are empty strings."""
         with self.path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            try:
+                reader = csv.DictReader(file)
+                rows, names = list(reader), set(reader.fieldnames or ("step", "epoch"))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UserError(f"{self.path} is damaged ({error}); restore it, or delete it") from error
+        if not {"step", "epoch"} <= names:
+            raise UserError(f"{self.path} is damaged (it has no columns step and epoch); restore it, or delete it")
+        return rows
 
     @rank_zero_only
     def resume(self, rows: int) -> None:

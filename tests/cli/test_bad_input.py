@@ -236,6 +236,8 @@ MISTAKES = {
     "test --run young": "--run: …/young holds no checkpoint yet; go on with `python -m mlp_lab fit --resume …/young`",
     "test --run torn": "ckpt_path: …/torn/checkpoints/best.ckpt is not a checkpoint, or not a whole one; use one …",
     "fit --resume torn": "ckpt_path: …/torn/checkpoints/last.ckpt is not a checkpoint, or not a whole one; use …",
+    "test --run listed": "--run: …/listed/provenance.json is damaged (it is no record of a run); restore it, or …",
+    "fit --resume binary --trainer.max_epochs 2": "…/binary/metrics.csv is damaged (…); restore it, or delete it",
     "test --run damaged": "--run: …/damaged/provenance.json is damaged (…); restore it, or delete it",
     "test --run run --ckpt_path none.ckpt": "ckpt_path: there is no file none.ckpt; give a checkpoint such as …",
     "test --run run --ckpt_path table.csv": "ckpt_path: table.csv is not a checkpoint, or not a whole one; use one …",
@@ -333,12 +335,14 @@ def write_tables(folder: Path) -> None:
 
 
 def write_runs(folder: Path, finished_run: Path) -> None:
-    for name in ("run", "torn", "damaged", "young"):
+    for name in ("run", "torn", "damaged", "young", "listed", "binary"):
         shutil.copytree(finished_run, folder / name)
     for name in ("best", "last"):
         whole = (finished_run / "checkpoints" / f"{name}.ckpt").read_bytes()
         (folder / "torn" / "checkpoints" / f"{name}.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "damaged" / "provenance.json").write_text("{")
+    (folder / "listed" / "provenance.json").write_text("[]")
+    (folder / "binary" / "metrics.csv").write_bytes(b"step,epoch\n\xff\x00")
     shutil.rmtree(folder / "young" / "checkpoints")
     torch.save(torch.zeros(3), folder / "tensor.ckpt")
     torch.save({"hyper_parameters": {}, "path": PurePosixPath("x")}, folder / "object.ckpt")

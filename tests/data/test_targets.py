@@ -129,6 +129,8 @@ def test_labels_are_zero_or_one() -> None:
         ({"y": ["a", "b", "c"]}, "binary", "needs two classes, 'y' has 3 (a, b, c); use --data.task multiclass"),
         ({"y": ["1", "high"]}, "regression", "column 'y', row 2: 'high' is not a number"),
         ({"y": [0.5, np.inf]}, "regression", "column 'y', row 2: inf is infinite"),
+        ({"y": [1.0, 1e308, -1e308]}, "regression", "column 'y', row 2: 1e+308 is too large for a standard deviation"),
+        ({"y": [1e-300, 2e-300]}, "regression", "column 'y', row 2: 2e-300 is too small for a standard deviation"),
         ({"y": [0, 1], "z": [0, 1]}, "binary", "has one target column, data.target names 2 (y, z)"),
         ({"y": [0, 1], "z": [0, 2]}, "multilabel", "'z' holds '2', a multilabel target is 0 or 1"),
         ({"y": [1.0, None, None]}, "regression", "'y' is missing in 2 of 3 rows, first in row 2"),

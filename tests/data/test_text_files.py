@@ -83,6 +83,7 @@ def test_other_kind_of_file_is_named_when_it_has_the_suffix_of_a_text_table(tmp_
         ("Sales\n\na,b,y\n1,2,x\n", "has a broken row: line 3 has 3 cells where the header (Sales) has 1"),
         ("a,b\n1,2,x\n3,4,y\n", "has a broken row: line 2 has 3 cells where the header (a, b) has 2"),
         ("sep=;\na;b\n1;2\n1;2;3\n", "has a broken row: line 4 has 3 cells where the header (a, b) has 2"),
+        (",".join(f"c{n}" for n in range(50_001)), "has 50,001 columns; accepted: at most 50,000 (is it transposed?)"),
         (f"{'a' * 70}\n1,2\n", f"has a broken row: line 2 has 2 cells where the header ({'a' * 59}…) has 1"),
     ],
 )

@@ -1,4 +1,4 @@
-r"""Text from data, files and configs, made safe for a terminal and for a spreadsheet.
+r"""Text from data, files and configs, made safe for a terminal, for a spreadsheet and for other readers.
 
 A terminal obeys escape codes in what it is shown: a column's name could clear the screen, retitle the window or turn
 the reading direction. A spreadsheet calculates cells that begin like a formula.
@@ -6,6 +6,7 @@ the reading direction. A spreadsheet calculates cells that begin like a formula.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -35,6 +36,21 @@ def _is_hidden(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+_URL = re.compile(r"([A-Za-z][\w+.-]*://[^\s:/@?#]*):\S*@")  # a password may hold an @
+_QUERY = re.compile(r"(?i)([?&](?:\w*password|passwd|pwd|secret|token|api_?key)=)[^&\s#'\"]+")
+
+
+def without_passwords(text: str) -> str:
+    """Returns text in which the URLs have no password, neither before the host nor in the query.
+
+    >>> without_passwords("--storage=postgresql://me:secret@host/db")
+    '--storage=postgresql://me@host/db'
+    >>> without_passwords("postgresql://me@host/db?password=secret&sslmode=require")
+    'postgresql://me@host/db?password=***&sslmode=require'
+    """
+    return _QUERY.sub(r"\1***", _URL.sub(r"\1@", text)) if "://" in text else text
 
 
 def safe_cell(text: str) -> str:

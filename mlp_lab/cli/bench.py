@@ -43,7 +43,7 @@ from mlp_lab.paths import expand_path
 from mlp_lab.population.best import BestMembers
 from mlp_lab.population.diagnosis import PopulationDiagnostics
 from mlp_lab.program import program
-from mlp_lab.text import printable
+from mlp_lab.text import printable, without_passwords
 from mlp_lab.training.checkpoint_io import AtomicCheckpointIO
 from mlp_lab.training.checkpoints import BestCheckpoint, EarlyStop, LastCheckpoint
 from mlp_lab.training.module import MLPModule
@@ -217,7 +217,11 @@ class BenchCLI(LightningCLI):
                 logger.attach(run.path, run_id, config)
         settings["logger"] = loggers
         settings["plugins"] = [*_listed(settings.get("plugins")), AtomicCheckpointIO({run.last: run.previous})]
-        facts = {"run_id": run_id, "seed": config["seed_everything"], "overrides": list(self.invocation.overrides)}
+        facts = {
+            "run_id": run_id,
+            "seed": config["seed_everything"],
+            "overrides": [*map(without_passwords, self.invocation.overrides)],
+        }
         facts |= {WORK_KEY: self.work} | ({restart.KEY: job} if (job := job_id()) else {})
         checkpoint = self._get(self.config_init, "checkpoint")
         stop = self._get(self.config_init, "early_stopping")

@@ -15,6 +15,7 @@ from mlp_lab.sweep.results import print_top, write_results
 from mlp_lab.sweep.search import prepare, trials_to_finish
 from mlp_lab.sweep.settings import SweepSettings
 from mlp_lab.sweep.space import Space
+from mlp_lab.sweep.storage import PASSWORD, split_password
 from mlp_lab.sweep.weights_and_biases import check_login
 from mlp_lab.text import printable
 
@@ -69,7 +70,8 @@ def run_fleet(
     metrics, budget = settings.study.metric, trials_to_finish(settings, space)
     troubles = []
     if budget is None or count_trials(study).finished < budget:
-        words = [*arguments, "--backend", settings.cluster.backend, "--run.dir", str(directory)]
+        words = hand_over_password(settings, arguments)
+        words += ["--backend", settings.cluster.backend, "--run.dir", str(directory)]
         with terminable():
             troubles = _work(fleet, Progress(study, metrics, budget), Worker(command, words, Path.cwd()))
     for line in troubles:
@@ -81,6 +83,18 @@ def run_fleet(
     if troubles and (budget is None or finished < budget):
         of = f" of {budget:,}" if budget else ""
         raise SystemExit(f"error: the workers have ended with {finished:,}{of} trials: go on with the same command")
+
+
+def hand_over_password(settings: SweepSettings, arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments without the storage's password, which the workers inherit by the environment.
+
+    Arguments of a process, and the file from which a job reads what it runs, can be read by others.
+    """
+    url, password = split_password(settings.study.storage or "")
+    if password is None or settings.study.storage is None:
+        return list(arguments)
+    os.environ[PASSWORD] = password
+    return [word.replace(settings.study.storage, url) for word in arguments]
 
 
 def _work(fleet: Fleet, progress: Progress, worker: Worker) -> list[str]:

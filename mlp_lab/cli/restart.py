@@ -11,6 +11,7 @@ from pathlib import Path
 from mlp_lab.cli.configs import config_first, find_config, read_config
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
+from mlp_lab.text import without_passwords
 from mlp_lab.training.slurm import restarted_job
 from mlp_lab.training.tracking import RunDirectory
 
@@ -58,6 +59,6 @@ def _is_of(run: RunDirectory, job: str, arguments: Sequence[str]) -> bool:
         text = run.provenance.read_text("utf-8")
         if f'"{KEY}": "{job}"' not in text:  # most are of other jobs
             return False
-        return list(json.loads(text)["command"][4:]) == list(arguments)
+        return list(json.loads(text)["command"][4:]) == list(map(without_passwords, arguments))
     except (OSError, ValueError, LookupError):
         return False

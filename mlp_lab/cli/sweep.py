@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -17,7 +18,7 @@ from mlp_lab.paths import expand_path
 from mlp_lab.program import PROGRAM, program
 from mlp_lab.sweep.outline import outline
 from mlp_lab.sweep.settings import StudySettings, SweepSettings
-from mlp_lab.text import printable
+from mlp_lab.text import printable, without_passwords
 
 if TYPE_CHECKING:
     from mlp_lab.cli.trial import TrialBuilder
@@ -57,7 +58,8 @@ keys of the sweep (in its YAML, or as flags):
   study.pruner NAME    asha, hyperband, median or none
                        both also {name: NAME, ARGUMENT: VALUE}
   study.storage URL    sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB,
-                       grpc://HOST:PORT (study.db); FILE may hold ~ and $VAR, and %3F for a ?
+                       grpc://HOST:PORT (study.db); FILE may hold ~ and $VAR, and %3F for a ?;
+                       a password is best kept in ~/.pgpass or MLP_LAB_STORAGE_PASSWORD
   study.retries N      how often a trial that was cut off is tried again, at least 0 (2); a try that
                        reached a new checkpoint does not count
   study.heartbeat S    seconds between two signs of life of a worker, at least 1 (15)
@@ -107,6 +109,7 @@ def sweep(arguments: Sequence[str]) -> None:
         print(HELP.replace(PROGRAM, program()), end="")
         return
     content, rest, directory = read_sweep(arguments)
+    sys.argv[:] = map(without_passwords, sys.argv)  # W&B records it
     settings = SweepSettings.read(content)
     check_flags(rest, settings.space)
     for line in outline(settings, directory):

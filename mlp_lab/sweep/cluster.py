@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shlex
@@ -76,6 +77,7 @@ class Fleet:
         from submitit import AutoExecutor
         from submitit.core.utils import FailedJobError
 
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it says where the study is, and how to reach it
         executor = AutoExecutor(folder=self.folder.absolute(), cluster=self.settings.executor, **self._python())
         executor.update_parameters(**self._parameters())
         try:
@@ -210,11 +212,22 @@ def _ended(job: Job[None]) -> bool:
     return "srun: error:" in log or "CANCELLED AT" in log
 
 
+class _Plain(pickle.Unpickler):
+    """Reads plain types alone: a result is a word and a text, and a file in the folder may be another person's."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Refuses to import anything."""
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}")
+
+
 def _reason(job: Job[None]) -> str | None:
     """Returns why a job has not ended well."""
     if not job.paths.result_pickle.exists():
         return "ended without a result (killed, or its machine was lost)"
-    kind, content = pickle.loads(job.paths.result_pickle.read_bytes())
+    try:
+        kind, content = _Plain(io.BytesIO(job.paths.result_pickle.read_bytes())).load()
+    except (pickle.UnpicklingError, ValueError, TypeError, EOFError) as error:
+        return f"ended with a result that cannot be read ({error})"
     if kind == "success":
         return None
     return f"failed: {([line for line in str(content).splitlines() if line.strip()] or ['no reason'])[-1].strip()}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlp_lab.sweep.ranges import Parameter, as_flag, read_parameter
 from mlp_lab.sweep.settings import Choice, SweepSettings
+from mlp_lab.text import without_passwords
 
 INDENT = 8  # columns of the labels, as in the description of the data
 
@@ -33,7 +34,7 @@ def outline(settings: SweepSettings, directory: Path) -> list[str]:
         "space": ranges,
         "budget": [_budget(settings)],
         "search": [f"sampler {_choice(study.sampler)}, seed {settings.seed}", *_ends(settings)],
-        "storage": [without_password(study.storage) if study.storage else str(directory / "study.db")],
+        "storage": [without_passwords(study.storage) if study.storage else str(directory / "study.db")],
     }
     return [
         f"{name if index == 0 else '':<{INDENT}}{line}"
@@ -84,14 +85,3 @@ def _budget(settings: SweepSettings) -> str:
         f"{cluster.workers} workers on {cluster.executor}" if settings.backend == "slurm" else "",
     ]
     return ", ".join(filter(None, parts))
-
-
-def without_password(url: str) -> str:
-    """Returns an address without its password.
-
-    >>> without_password("postgresql://me:secret@host/db")
-    'postgresql://me@host/db'
-    """
-    scheme, _, rest = url.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}{at}{place}" if at else url

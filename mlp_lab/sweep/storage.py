@@ -29,10 +29,11 @@ from sqlalchemy.exc import (
 
 from mlp_lab.errors import UserError
 from mlp_lab.paths import expand_path
-from mlp_lab.sweep.outline import without_password
 from mlp_lab.sweep.transactions import allow_joint
+from mlp_lab.text import without_passwords
 
 KEY = "study.storage"
+PASSWORD = "MLP_LAB_STORAGE_PASSWORD"  # variable of the environment, for a URL without a password
 ACCEPTED = "sqlite:///FILE, journal:FILE, postgresql://USER@HOST/DB or grpc://HOST:PORT"
 SQLITE_OPTIONS = ("timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements")
 VERSION_TABLE = "version_info"  # every database of Optuna's has it
@@ -60,7 +61,8 @@ def quiet() -> Iterator[None]:
 def storage_url(url: str | None, directory: Path) -> str:
     """Returns the address of a study's storage; without one, `study.db` in the sweep's directory.
 
-    Files get an absolute path, in which `~` and `$VAR` are replaced. What a URL reserves is escaped.
+    Files get an absolute path, in which `~` and `$VAR` are replaced. What a URL reserves is escaped. A URL of a server
+    without a password gets that of `$MLP_LAB_STORAGE_PASSWORD`, if set.
 
     Raises:
         UserError: The text is no address, or a path in it names an unknown variable.
@@ -94,7 +96,27 @@ def storage_url(url: str | None, directory: Path) -> str:
             advice = f"options, such as {SQLITE_OPTIONS[0]}=60; write ? in a file name as %3F"
             raise UserError(f"{KEY}: {url!r}: what follows ? in a URL are {advice}")
         return _sqlite_url(expand_path(KEY, parsed.database), parsed.query)
+    if (password := os.environ.get(PASSWORD)) and parsed.password is None and "password" not in parsed.query:
+        named = parsed.username is not None  # else the user may be in the query, or that of the system
+        parsed = parsed.set(password=password) if named else parsed.update_query_dict({"password": password})
     return parsed.render_as_string(hide_password=False)
+
+
+def split_password(url: str) -> tuple[str, str | None]:
+    """Returns the URL of a server without its password, and the password; other addresses stay as they are.
+
+    >>> split_password("postgresql://me:p%40ss@host/db"), split_password("sqlite:///study.db")
+    (('postgresql://me@host/db', 'p@ss'), ('sqlite:///study.db', None))
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url, None
+    password = parsed.password or parsed.query.get("password")
+    if not password or parsed.drivername.partition("+")[0] in ("sqlite", "grpc"):
+        return url, None
+    bare = parsed.difference_update_query(["password"])._replace(password=None)
+    return bare.render_as_string(hide_password=False), str(password)
 
 
 def _sqlite_url(path: Path, query: Mapping[str, tuple[str, ...] | str] = MappingProxyType({})) -> str:
@@ -126,7 +148,7 @@ def open_storage(url: str, heartbeat: int) -> BaseStorage:
             raise UserError(f"{KEY}: {kind!r} is no kind of database that is known here; use {ACCEPTED}") from error
         except (SQLAlchemyError, StorageInternalError) as error:
             if attempt + 1 == ATTEMPTS or isinstance(error, ArgumentError):
-                raise UserError(f"{KEY}: {shown(url)} cannot be reached ({reason(error)})") from error
+                raise UserError(f"{KEY}: {shown(url)} cannot be reached ({_hidden(reason(error), url)})") from error
             time.sleep(0.2 * 2**attempt)
         except ImportError as error:
             raise UserError(f"{KEY}: {shown(url)} needs {_driver(url, error)}") from error
@@ -143,7 +165,7 @@ def shown(url: str) -> str:
     """
     if url.startswith("sqlite:///"):
         return f"sqlite:///{make_url(url).database}"
-    return without_password(url)
+    return without_passwords(url)
 
 
 def _database(url: str, heartbeat: int) -> RDBStorage:
@@ -285,6 +307,12 @@ def _other_version(url: str, error: RuntimeError) -> str:
         f"{shown(url)} was written by {by}, which is newer than Optuna {optuna.__version__} here; "
         "install that version (pip install -U optuna), or use another storage"
     )
+
+
+def _hidden(text: str, url: str) -> str:
+    """Returns the words of a driver without the password, which some of them repeat."""
+    password = split_password(url)[1]
+    return without_passwords(text.replace(password, "***") if password else text)
 
 
 def reason(error: Exception) -> str:

@@ -27,7 +27,7 @@ from mlp_lab.errors import UserError
 from mlp_lab.files import PARTIAL, whole_file
 from mlp_lab.paths import expand_path
 from mlp_lab.program import program
-from mlp_lab.text import printable
+from mlp_lab.text import printable, without_passwords
 from mlp_lab.training.slurm import task
 
 RUN_DIR_VARIABLE = "MLP_LAB_RUN_DIR"  # hands rank 0's directory to the processes that it launches
@@ -159,8 +159,11 @@ def new_run_id(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all; bytes of a path that are not UTF-8 stay as they are."""
-    with naming(path), whole_file(path, sync=True) as file:
+    """Writes a file whole or not at all; bytes of a path that are not UTF-8 stay as they are.
+
+    A text with a URL that holds a password can be read by this user alone.
+    """
+    with naming(path), whole_file(path, sync=True, mode=0o666 if without_passwords(text) == text else 0o600) as file:
         file.write(text)
 
 
@@ -189,7 +192,7 @@ def provenance(**values: Any) -> dict[str, Any]:
     """Returns where a run comes from: time, command, code, packages and machine, with `values` added."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": ["python", "-m", "mlp_lab", *sys.argv[1:]],
+        "command": ["python", "-m", "mlp_lab", *map(without_passwords, sys.argv[1:])],
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in RECORDED_PACKAGES},

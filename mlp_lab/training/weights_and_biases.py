@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from mlp_lab.errors import UserError
+from mlp_lab.text import without_passwords
 from mlp_lab.training.checkpoints import HIGHER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -25,6 +26,15 @@ OF_AGENT = ("project", "entity", "id")  # what the agent of a W&B sweep has chos
 
 
 _log = logging.getLogger(__name__)
+
+
+def masked(config: Any) -> Any:
+    """Returns a configuration whose URLs have no password."""
+    if isinstance(config, Mapping):
+        return {key: masked(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [masked(value) for value in config]
+    return without_passwords(config) if isinstance(config, str) else config
 
 
 class WandbRun(WandbLogger):
@@ -175,6 +185,7 @@ def open_run(key: str, *, silent: bool = False, **settings: Any) -> Run:
     try:
         offline = is_offline()  # the first that reads W&B's variables
         quiet = wandb.Settings(quiet=True, silent=silent, console="off")  # of its output, the run's address is enough
+        settings["config"] = masked(settings.get("config"))
         return wandb.init(**settings, resume=None if offline else "allow", settings=quiet)
     except wandb.errors.Error as error:
         raise UserError(

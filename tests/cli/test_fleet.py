@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import optuna
 import pytest
+
+from mlp_lab.cli.fleet import Worker, hand_over_password
+from mlp_lab.sweep.cluster import Placed
+from mlp_lab.sweep.settings import StudySettings, SweepSettings
+from mlp_lab.sweep.storage import PASSWORD, split_password, storage_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,3 +44,16 @@ def test_mistakes_in_the_cluster_are_told_first(tmp_path: Path) -> None:
         "error: cluster.worker: no such key of a sweep; did you mean cluster.workers?\n",
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@host/db", "postgresql://me@host/db?password=s3cret"])
+def test_job_holds_no_password(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(PASSWORD, "")
+    settings = SweepSettings(base="base.yaml", trials=1, space={"model.depth": [1]}, study=StudySettings(storage=url))
+    arguments = ["--storage", url, f"--study={{storage: {url}}}", "--trials", "1"]
+    words = hand_over_password(settings, arguments)
+    work = Worker(print, words, tmp_path)
+    assert b"s3cret" not in pickle.dumps(Placed(work, {}))
+    assert os.environ[PASSWORD] == "s3cret"
+    assert split_password(storage_url(words[1], tmp_path))[1] == "s3cret"
+    assert words[3:] == arguments[3:]

@@ -7,12 +7,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mlp_lab.errors import UserError
-from mlp_lab.sweep.cluster import Fleet, Placed, check_cluster, check_storage
+from mlp_lab.sweep.cluster import Fleet, Placed, _reason, check_cluster, check_storage
 from mlp_lab.sweep.settings import ClusterSettings
 
 
@@ -128,3 +129,25 @@ def test_files_are_for_one_machine() -> None:
             check_storage(ClusterSettings(), url)
         check_storage(ClusterSettings(executor="local"), url)
     check_storage(ClusterSettings(), "postgresql+psycopg://me@host/db")
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.trace,)
+
+
+def test_result_of_a_worker_runs_no_code(tmp_path: Path) -> None:
+    result, trace = tmp_path / "result.pkl", tmp_path / "it-ran"
+    job: Any = SimpleNamespace(paths=SimpleNamespace(result_pickle=result))
+    result.write_bytes(pickle.dumps(("success", Planted(trace))))
+    assert (_reason(job) or "").startswith("ended with a result that cannot be read (it names pathlib.")
+    assert not trace.exists()
+    result.write_bytes(pickle.dumps(("error", "Traceback:\nUserError: no study")))
+    assert _reason(job) == "failed: UserError: no study"
+    result.write_bytes(pickle.dumps(("success", None)))
+    assert _reason(job) is None

@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages._heartbeat import is_heartbeat_enabled
+from sqlalchemy.exc import ArgumentError
 
 from mlp_lab.errors import UserError
 from mlp_lab.sweep import storage
@@ -182,3 +183,32 @@ def test_damaged_sqlite_file_says_how_to_continue(damage: str, tmp_path: Path) -
     path.write_bytes({"overwritten": content, "cut": content[:20_000]}[damage])
     with pytest.raises(UserError, match=r"^study.storage: .*study.db is no SQLite database, or a damaged one \("):
         open_storage(url, heartbeat=7)
+
+
+def test_password_of_the_environment_completes_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(storage.PASSWORD, "p@ss")
+    assert storage_url("postgresql://me@host/db", tmp_path) == "postgresql+psycopg://me:p%40ss@host/db"
+    assert storage_url("postgresql://me:own@host/db", tmp_path) == "postgresql+psycopg://me:own@host/db"
+    given = storage_url("postgresql://me@host/db?password=own", tmp_path)
+    assert given == "postgresql+psycopg://me@host/db?password=own"
+    assert storage_url("sqlite:///a.db", Path()).endswith("/a.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["mysql://me:{}@host/db", "mysql://me@host/db?password={}", "mysql://host/d?password={}&x=1"]
+)
+def test_password_is_split_from_the_url_and_put_back(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare, password = storage.split_password(url.format("s%40cret"))
+    assert (password, "cret" in bare) == ("s@cret", False)
+    monkeypatch.setenv(storage.PASSWORD, "s@cret")
+    assert storage.split_password(storage_url(bare, tmp_path))[1] == "s@cret"
+
+
+def test_driver_that_repeats_the_password_is_not_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str, heartbeat: int) -> None:
+        raise ArgumentError(f"cannot parse {url} with s3cret")
+
+    monkeypatch.setattr(storage, "_database", refuse)
+    with pytest.raises(UserError) as caught:
+        open_storage(storage_url("postgresql://me@host/db?password=s3cret", tmp_path), heartbeat=7)
+    assert "s3cret" not in str(caught.value)

@@ -212,3 +212,15 @@ def test_resume_of_metrics_that_lost_rows_reports_them(tmp_path: Path, capsys: p
     table.path.unlink()
     table.resume(3)
     assert "metrics.csv holds 0 of the 3 rows" in capsys.readouterr().out
+
+
+def test_file_with_a_password_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    write_text(tmp_path / "open", "uri: https://host")
+    write_text(tmp_path / "closed", "uri: https://me:secret@host")
+    assert (tmp_path / "open").stat().st_mode & 0o044
+    assert (tmp_path / "closed").stat().st_mode & 0o777 == 0o600
+
+
+def test_provenance_holds_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mlp_lab", "fit", "--uri=https://me:secret@host"])
+    assert provenance()["command"][-1] == "--uri=https://me@host"

@@ -19,7 +19,7 @@ import yaml
 
 from mlp_lab.cli.main import main
 from mlp_lab.training.module import MLPModule
-from mlp_lab.training.weights_and_biases import STEP, WandbRun
+from mlp_lab.training.weights_and_biases import STEP, WandbRun, masked
 
 ROOT = Path(__file__).parents[2]
 WORDS = [
@@ -227,3 +227,8 @@ def test_run_whose_process_has_ended_is_ended_by_another(monkeypatch: pytest.Mon
         logger.log_metrics({"train/loss": 1.0}, step)
     logger.finish(None, {"best/val/loss": 0.5}, 143)
     assert (other.summary, given, logged, logger._experiment) == ({"best/val/loss": 0.5}, [143], [], None)
+
+
+def test_config_that_is_sent_has_no_password() -> None:
+    config = {"logger": [{"uri": "https://me:secret@host"}], "depth": 2}
+    assert masked(config) == {"logger": [{"uri": "https://me@host"}], "depth": 2}

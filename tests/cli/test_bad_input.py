@@ -258,6 +258,7 @@ MISTAKES = {
     "predict --run run --id false": "id: …",
     "predict --run run --output .": "output: . is a directory; name a file in it, such as predictions.csv",
     "predict --run run --output p.parquet": "output: p.parquet is not the name of a .csv file; use p.csv",
+    "predict --run run --output p.csv.gz": "output: p.csv.gz is not the name of a .csv file; use p.csv",
     "predict --run run --output no/p.csv": "output: there is no directory …/no",
     "predict --run run --output table.csv --data.path table.csv": "output: …/table.csv is the table itself; name …",
     "predict --run run --output run/metrics.csv": "output: run/metrics.csv is a file of the run in …/run; name …",

@@ -40,6 +40,18 @@ def test_rate_finder_sets_a_useful_rate_before_a_schedule_and_repeats(
         assert torch.equal(weight, two["state_dict"][name])
 
 
+def test_rate_finder_that_validates_is_no_validation_of_a_run_that_stops_before_its_first(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "table.csv", rows=200)
+    config = write_config(tmp_path / "config.yaml")
+    words = ("--data.batch_size", "32", "--trainer.max_steps", "1", "--run.dir", "run")
+    answer = bench("fit", "--config", config, *FINDER, *words)
+    assert answer.status == 0, answer.err
+    assert "no validation in" in answer.out
+
+
 def test_resumed_run_keeps_the_rate_that_was_found(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,8 @@ def _judge(
     strays = reading.strays(cells)
     known = (cells if reading.values is None else reading.values)[train]
     stray = len(strays) > 0 and not exact
-    note = f"{len(strays)} not a {_noun(reading)}, such as {str(strays.iloc[0])!r}" if stray else reading.note
+    of = f"{len(strays):,} of {len(cells):,} rows"  # of all parts; the rest of the record is of the training rows
+    note = f"{of} not a {_noun(reading)}, such as {str(strays.iloc[0])!r}" if stray else reading.note
     return Column(
         name=str(cells.name),
         kind="dropped" if reason else reading.kind,
@@ -171,7 +172,7 @@ def _how(cells: pd.Series, reading: ColumnReading, strays: pd.Series) -> str:
     common = reading.notation in (PLAIN, Notation(date_format=ISO))
     if common and not len(strays):
         return ""
-    share = percent(1 - len(strays) / int(cells.notna().sum()))
+    share = percent(1 - len(strays) / int(cells.notna().sum())) if len(strays) else "all"
     if common:
         return f"{share} are {_noun(reading)}s"
     if reading.notation.date_format:

@@ -55,7 +55,7 @@ def test_a_stray_word_is_told_and_counts_as_missing() -> None:
     column = _judge([*NUMBERS[2:], None, "unknown"])
     assert column.stray
     assert column.missing == 2
-    assert column.note == "1 not a number, such as 'unknown'"
+    assert column.note == f"1 of {ROWS} rows not a number, such as 'unknown'"
 
 
 def test_what_is_said_of_a_column() -> None:
@@ -132,7 +132,7 @@ def test_infer_columns_decides_kinds_on_all_rows_and_statistics_on_training_rows
         training = np.arange(ROWS) < (ROWS if odd_row_trains else ROWS - 1)
         column = infer_columns(frame, training=training)[0]
         assert (column.kind, column.stray, column.missing) == ("numeric", True, int(odd_row_trains))
-        assert column.note == "1 not a number, such as 'n.a.'"
+        assert column.note == f"1 of {ROWS} rows not a number, such as 'n.a.'"
     small = infer_columns(frame, training=np.arange(ROWS) < 7)[0]
     assert (small.values, small.distinct) == ("0.1429 … 1", 7)
 
@@ -155,8 +155,8 @@ def test_infer_columns_without_a_training_value_drops_the_column() -> None:
 @pytest.mark.parametrize(
     ("cells", "kind", "words"),
     [
-        (["$1,234.50", "$7.00", "$8.25"], "numeric", "100% are numbers, such as '$1,234.50'"),
-        (["31.12.2024", "01.01.2024", "02.01.2024"], "date", "100% are dates, %d.%m.%Y"),
+        (["$1,234.50", "$7.00", "$8.25"], "numeric", "all are numbers, such as '$1,234.50'"),
+        (["31.12.2024", "01.01.2024", "02.01.2024"], "date", "all are dates, %d.%m.%Y"),
         ([*NUMBERS[8:], *["-"] * 8], "numeric", "92% are numbers"),
         (["2024-12-31", "2024-01-01", "-"], "date", "66.6% are dates"),
     ],

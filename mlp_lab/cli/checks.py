@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -46,7 +46,9 @@ def check_config(command: str, config: Any) -> None:
     seed, path, clip = config.get("seed_everything"), config.get("ckpt_path"), config.trainer.gradient_clip_val
     if seed is not None and not 0 <= int(seed) <= LARGEST_SEED:
         raise UserError(f"seed_everything: {shortened(seed)} is not a seed; accepted: 0 to {LARGEST_SEED}")
-    check_numbers("", config.as_dict())
+    values = config.as_dict()
+    check_numbers("", values)
+    _check_not_empty(values)
     if config.replicates > LARGEST_REPLICATES:
         raise UserError(f"replicates: {config.replicates} is not accepted; use {LARGEST_REPLICATES:,} at most")
     if seed is not None and int(seed) + config.replicates - 1 > LARGEST_SEED:
@@ -66,6 +68,16 @@ def check_config(command: str, config: Any) -> None:
         raise UserError(f"--run: name the run to {command}, such as runs/digits/latest (or --config and --ckpt_path)")
     if path:
         _check_architecture(read_hyperparameters(path), config.model)
+
+
+def _check_not_empty(values: Mapping[str, Any]) -> None:
+    """Refuses empty text where a file, a folder or a column is named: most likely a shell's variable is not set."""
+    arguments = values["data"].get("init_args") or {}
+    named = {f"data.{name}": arguments.get(name) for name in ("path", "test_path", "root", "dataset", "target")}
+    named |= {"run.dir": values["run"]["dir"], "ckpt_path": values.get("ckpt_path"), "output": values.get("output")}
+    for key, value in named.items():
+        if value == "":
+            raise UserError(f"{key}: its value is empty; give a name, or leave the key out")
 
 
 def read_hyperparameters(path: str) -> dict[str, Any]:

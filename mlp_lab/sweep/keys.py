@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
 from mlp_lab.errors import UserError, nearest
+from mlp_lab.training.settings import check_numbers
 
 
 def known_keys(cls: type[Any], group: str, content: object) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def typed(key: str, known: Any, value: Any) -> Any:
         return None if "None" in kind else _default(known)
     if kind.startswith("int") and (not isinstance(value, int) or isinstance(value, bool)):
         raise UserError(f"{key}: {value!r} is not accepted; use an integer")
+    check_numbers(key, value)
     if kind.startswith("float"):
         try:
             number = float("" if isinstance(value, bool) else value)  # YAML takes 1e-3 for text
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{key}: {value!r} is not accepted; use a number") from error
-        if not math.isfinite(number):
-            raise UserError(f"{key}: {value!r} is not accepted; use a finite number")
+        check_numbers(key, number)
         return number
     if kind.startswith("str") and not isinstance(value, str):
         raise UserError(f"{key}: {value!r} is not accepted; use text")

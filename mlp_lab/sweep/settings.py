@@ -83,6 +83,9 @@ class StudySettings:
             raise UserError(f"study.pruner: {self.pruner.name} compares one metric; with several, use none")
         _at_least("study.retries", self.retries, 0)
         _at_least("study.heartbeat", self.heartbeat, 1)
+        for name, most in {"retries": 1_000, "heartbeat": 86_400}.items():
+            if (value := getattr(self, name)) > most:
+                raise UserError(f"study.{name}: {value} is not accepted; use {most:,} at most")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,6 +100,8 @@ MISTAKES = {
     "fit --config bomb.yaml": "--config: bomb.yaml, line 7 is not YAML: its aliases stand for more than 1,000,000 …",
     "fit --config itself.yaml": "--config: itself.yaml, line 1 is not YAML: an alias stands inside its own anchor",
     f"{FIT} --model.width {'[' * 3000}": "[[…: it is nested more than 100 levels deep",
+    f"{FIT} --data.path=": "data.path: its value is empty; give a name, or leave the key out",
+    f"{FIT} --run.dir=": "run.dir: its value is empty; give a name, or leave the key out",
     f"{FIT} --data.path -x.csv": "data.path: -x.csv does not exist …",
     f"{FIT} --model.depth 10001": "model.depth: 10001 hidden layers are too many; accepted: at most 10,000",
     f"{FIT} --model.depth=": "model.depth: its value is empty; give an integer or null, or leave the key out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from mlp_lab.errors import UserError
 from mlp_lab.sweep.keys import known_keys, names_of, points_of
+from mlp_lab.sweep.settings import StudySettings, SweepSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +57,24 @@ def test_points_are_a_list_of_mappings() -> None:
     for content in ("model.depth", {"model.depth": 2}, [3]):
         with pytest.raises(UserError, match=r"^enqueue: .* use a list of points"):
             points_of(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ({"minutes": math.inf}, "minutes: inf is not accepted; use a finite number"),
+        ({"memory": "nan"}, "memory: nan is not accepted; use a finite number"),
+        ({"trials": 10**400}, "trials: 1000000000… (401 digits) is too large; use an integer of at most "),
+        ({"checkpoint_seconds": 10**400}, "checkpoint_seconds: 1000000000… (401 digits) is too large; use "),
+    ],
+)
+def test_known_keys_number_without_bound_is_refused(content: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        known_keys(SweepSettings, "", content)
+    assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "retries"])
+def test_study_settings_count_too_large_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"^study\.{name}: 4294967296 is not accepted; use .* at most"):
+        StudySettings(**{name: 2**32})

@@ -162,7 +162,11 @@ class BenchCLI(LightningCLI):
         """Runs the command with the number of threads that suits its network and batches."""
         setting = self._get(self.config_init, "run").threads
         with computing_with(threads_to_run(setting, self.work, self.trainer, self.invocation)):
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            finally:
+                if self.rollback is not None:
+                    self.rollback.lock.release()
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint's hyperparameters win over the flags."""
@@ -208,7 +212,7 @@ class BenchCLI(LightningCLI):
             run = RunDirectory.plan(run_config.name, run_config.dir)
         run.share()
         self.directory = run
-        self.rollback = Rollback(run)
+        self.rollback = Rollback(run, resumed=self.invocation.resumed)
         self.metrics = metrics = MetricsCSV(run.metrics)
         run_id = run.read_provenance().get("run_id") or new_run_id(run.path)
         loggers = [metrics, *(one for one in _listed(settings["logger"]) if isinstance(one, Logger))]
@@ -233,6 +237,7 @@ class BenchCLI(LightningCLI):
                 yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
                 facts,
                 resumed=self.invocation.resumed,
+                restarted=self.invocation.resumed and not self._get_config().get("ckpt_path"),
                 latest=run_config.dir is None,
             ),
             RandomState(),
@@ -274,8 +279,6 @@ class BenchCLI(LightningCLI):
         trainer = self.trainer
         check_training(trainer, self.model, cast(TensorDataModule, self.datamodule))
         check_extensions(trainer, cast(TensorDataModule, self.datamodule))
-        if self.invocation.resumed and self.metrics is not None and not kwargs.get("ckpt_path"):
-            self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
         try:
             trainer.fit(**kwargs)
         except UserError:

@@ -6,24 +6,46 @@ from pathlib import Path
 
 import lightning as L
 
+from mlp_lab.training.run_lock import RunLock
 from mlp_lab.training.tracking import RunDirectory, write_text
 
 
 class Rollback(L.Callback):
     """Takes back what was written for a run when it fails before training starts, or has nothing left to train.
 
+    It holds the lock of the directory: what another process writes there is not to be taken back.
+
     Args:
         run: The run's directory, before anything is written for this start of it.
+        resumed: The directory already holds this run.
     """
 
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
+    def __init__(self, run: RunDirectory, *, resumed: bool = False) -> None:
+        self.run, self.resumed, self.lock = run, resumed, RunLock(run.path)
+        self.refused = False
         self.begun = False
         self.first_step = 0
         self.files = (run.config, run.resumed_config, run.provenance, run.metrics)
-        found = [file for file in self.files if file.is_file()]
-        self.before = {file: file.read_bytes().decode("utf-8", "surrogateescape") for file in found}
+        self.before = self._read()
         self.made = [path for path in (run.best.parent, run.path, *run.path.parents) if not path.exists()]
+
+    def _read(self) -> dict[Path, str]:
+        found = [file for file in self.files if file.is_file()]
+        return {file: file.read_bytes().decode("utf-8", "surrogateescape") for file in found}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Takes the lock, before any other callback writes.
+
+        Raises:
+            UserError: Another process trains in the directory, or has begun a run there since it was chosen.
+        """
+        if not trainer.is_global_zero:
+            return
+        self.refused = True
+        self.lock.take()
+        if not self.resumed:
+            self.run.check_unused()
+        self.before, self.refused = self._read(), False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keeps all that is written from here on."""
@@ -40,13 +62,14 @@ class Rollback(L.Callback):
 
     def undo(self, trainer: L.Trainer) -> None:
         """Puts the files back as they were and removes the directories that were made."""
-        if not trainer.is_global_zero or not self.run.path.is_dir():
+        if not trainer.is_global_zero or not self.run.path.is_dir() or self.refused:
             return
         for file in self.files:
             if file in self.before:
                 write_text(file, self.before[file])
             else:
                 file.unlink(missing_ok=True)
+        self.lock.release()
         remove_empty(self.made)
 
 

@@ -24,6 +24,7 @@ class RunRecord(L.Callback):
         config: The whole configuration, as YAML.
         facts: Values for `provenance.json` beside the ones that every run has.
         resumed: The directory already holds this run.
+        restarted: It holds no checkpoint, so that the resumed run starts again.
         latest: Let `latest` beside the directory link to it.
     """
 
@@ -35,10 +36,11 @@ class RunRecord(L.Callback):
         facts: Mapping[str, Any],
         *,
         resumed: bool = False,
+        restarted: bool = False,
         latest: bool = False,
     ) -> None:
         self.run, self.metrics, self.config, self.facts = run, metrics, config, facts
-        self.resumed, self.latest = resumed, latest
+        self.resumed, self.restarted, self.latest = resumed, restarted, latest
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Writes the record's first part, on the first process only."""
@@ -57,6 +59,8 @@ class RunRecord(L.Callback):
             data={"fingerprint": data.fingerprint, "split": data.split_fingerprint, "rows": data.spec.rows},
         )
         if self.resumed:
+            if self.restarted:
+                self.metrics.resume(0)  # cut off before its first checkpoint: it starts again in place
             before = self.run.read_provenance()
             before.setdefault("resumed", []).append(now)
             self.run.write_provenance(before)

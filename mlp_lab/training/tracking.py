@@ -74,12 +74,21 @@ class RunDirectory:
             expand_path("run.dir", directory) if directory else Path("runs") / name / f"{stamp}-{secrets.token_hex(2)}"
         )
         run = cls(path.absolute())
-        if run.config.exists() and task() == 0:  # of a job's tasks, the first one writes it
-            raise UserError(
-                f"run.dir: {directory} already holds a run; name another, or go on with "
-                f"`{program()} fit --resume {shlex.quote(str(directory))}`"
-            )
+        if task() == 0:  # of a job's tasks, the first one writes it
+            run.check_unused()
         return run
+
+    def check_unused(self) -> None:
+        """Checks that no run was begun in the directory.
+
+        Raises:
+            UserError: There is one.
+        """
+        if self.config.exists():
+            raise UserError(
+                f"run.dir: {self.path} already holds a run; name another, or go on with "
+                f"`{program()} fit --resume {shlex.quote(str(self.path))}`"
+            )
 
     def make(self) -> None:
         """Makes the directory, and removes what a killed process left half written.

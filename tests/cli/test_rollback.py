@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from mlp_lab.cli.rollback import Rollback
+from mlp_lab.training.run_lock import RunLock
 from mlp_lab.training.tracking import RunDirectory
+from tests.cli.conftest import Bench, write_config, write_table
 
 TRAINER: Any = SimpleNamespace(is_global_zero=True, global_step=0)
 FAILURE = ValueError()
@@ -65,3 +70,25 @@ def test_run_that_trains_keeps_all_and_other_processes_touch_nothing(tmp_path: P
     rollback.on_train_start(TRAINER, cast(Any, None))
     fail(rollback)
     assert run.config.exists()
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--run.dir"])
+def test_fit_in_a_directory_where_another_process_trains_is_refused(
+    flag: str, bench: Bench, finished_run: Path, here: Path
+) -> None:
+    run = here / "run"
+    words = ["fit", "--resume", "run", "--trainer.max_epochs", "2"]
+    if flag == "--resume":
+        shutil.copytree(finished_run, run)
+    else:
+        words = ["fit", "--config", write_config(here / "c.yaml", str(write_table(here / "t.csv"))), flag, "run"]
+    lock = RunLock(run)
+    lock.take()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    answer = bench(*words)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith(f"error: run.dir: {run} is in use by process ")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    lock.release()
+    assert bench(*words).status == 0
+    assert not lock.path.exists()

@@ -128,7 +128,7 @@ def outcome(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 @pytest.mark.filterwarnings("ignore")  # of libraries, on values that nobody would use
-@pytest.mark.parametrize("examples", [12, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(500, marks=pytest.mark.slow)])
 def test_main_odd_values_give_a_result_or_one_line(
     examples: int, workshop: Path, keys: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

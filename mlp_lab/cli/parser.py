@@ -34,6 +34,14 @@ class BenchParser(LightningArgumentParser):
         self._words = list(sys.argv[1:] if args is None else args)
         return super().parse_args(args, *others, **settings)
 
+    def _add_signature_parameter(self, *args: Any, **kwargs: Any) -> None:
+        """Adds a key whose text is never the name of a file to read a value from, as Lightning asks jsonargparse for.
+
+        Otherwise a file `auto` in the working directory would replace `trainer.accelerator: auto`, and it could
+        name a class to import.
+        """
+        super()._add_signature_parameter(*args, **{**kwargs, "sub_configs": False})
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the message as one line; where jsonargparse only tries a value, it gets its own exception."""
         if not self.exit_on_error:

@@ -210,3 +210,12 @@ def test_user_error_is_one_line(bench: Bench, stranger: Path, trace: Path) -> No
     answer = bench("test", "--run", stranger)
     assert answer.status == 2
     assert "\x1b" not in answer.err
+
+
+@pytest.mark.parametrize("command", ["test", "fit"])
+def test_file_that_is_called_like_a_value_is_not_read(command: str, bench: Bench, stranger: Path, trace: Path) -> None:
+    plant(stranger, trainer={"strategy": "auto", "accelerator": "cpu"}, data="TabularDataModule")
+    for name in ("auto", "cpu", "TabularDataModule", "relu", "adamw"):
+        Path(name).write_text("class_path: planted.Watch\n")
+    bench(command, "--resume" if command == "fit" else "--run", stranger)
+    assert not trace.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 INTERRUPTED = 130  # a shell's status for SIGINT: 128 + 2
@@ -60,6 +60,19 @@ class Terminated(BaseException):
     def exit_status(self) -> int:
         """0 where the cluster starts the command again, else the status for SIGTERM."""
         return 0 if self.requeued else TERMINATED
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception and those that it followed from, outermost first; a chain that leads back to itself ends.
+
+    >>> [str(cause) for cause in causes(ValueError("alone"))]
+    ['alone']
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str | None:

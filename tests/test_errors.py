@@ -1,6 +1,6 @@
 import pytest
 
-from mlp_lab.errors import UserError, nearest, unknown
+from mlp_lab.errors import UserError, causes, nearest, unknown
 
 
 def test_user_errors_are_value_errors_so_that_libraries_may_catch_them() -> None:
@@ -25,3 +25,10 @@ def test_unknown_names_key_value_and_all_that_is_accepted() -> None:
 
 def test_unknown_guesses_nothing_far_fetched() -> None:
     assert str(unknown("model.loss", 3, ["mse", "mae"])) == "model.loss: 3 is unknown; accepted: mse, mae"
+
+
+def test_causes_of_a_circle_ends() -> None:
+    first, second = ValueError("first"), KeyError("second")
+    first.__cause__, second.__context__ = second, first
+    assert list(causes(first)) == [first, second]
+    assert list(causes(None)) == []

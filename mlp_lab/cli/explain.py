@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from ast import literal_eval
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -51,13 +51,6 @@ _WORDS = {
 }
 _OWN = "MNISTDataModule, TabularDataModule or the dotted path of your own"
 _CLASSES = {"data": _OWN, "data.help": _OWN}  # what a key's class may be
-
-
-def causes(error: BaseException | None) -> Iterator[str]:
-    """Yields the messages of an exception and of all that led to it, innermost last."""
-    while error is not None:
-        yield str(error)
-        error = error.__cause__ or error.__context__
 
 
 def explain(messages: Sequence[str], keys: Iterable[str], words: Sequence[str] = ()) -> str:

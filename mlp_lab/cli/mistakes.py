@@ -6,7 +6,7 @@ import re
 import sys
 from traceback import walk_tb
 
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, causes
 
 # Packages of Lightning whose classes a config names, and the key that names them.
 EXTENSIONS = {
@@ -59,16 +59,15 @@ def one_line(error: BaseException) -> str | None:
 
 def is_database_full(error: BaseException) -> bool:
     """Returns whether SQLite had no space left; Optuna wraps its error."""
-    cause: BaseException | None = error
-    while cause is not None and "database or disk is full" not in str(cause):
-        cause = cause.__cause__
-    return cause is not None
+    return any("database or disk is full" in str(cause) for cause in causes(error))
 
 
 def _root(error: BaseException) -> BaseException:
     """Returns the exception that all others followed from; jsonargparse tries a class among other types of a key."""
-    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, UserError):
+    for cause in causes(error):
         error = cause
+        if isinstance(cause, UserError):
+            break
     return error
 
 

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from jsonargparse import _loaders_dumpers, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mlp_lab.cli.explain import causes, explain
+from mlp_lab.cli.explain import explain
 from mlp_lab.cli.yaml_text import TimesAsText
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, causes
 
 
 class _ValueLoader(TimesAsText, _loaders_dumpers.get_yaml_default_loader()):  # type: ignore[misc]
@@ -47,7 +47,7 @@ class BenchParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise UserError(explain([message, *causes(ex)], known_keys(parser), self._words)) from ex
+        raise UserError(explain([message, *map(str, causes(ex))], known_keys(parser), self._words)) from ex
 
 
 @contextmanager

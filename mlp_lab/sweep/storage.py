@@ -27,7 +27,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from mlp_lab.errors import UserError
+from mlp_lab.errors import UserError, causes
 from mlp_lab.paths import expand_path
 from mlp_lab.sweep.transactions import allow_joint
 from mlp_lab.text import without_passwords
@@ -317,8 +317,6 @@ def _hidden(text: str, url: str) -> str:
 
 def reason(error: Exception) -> str:
     """Returns the first line of what a database's driver said."""
-    cause: BaseException = error
-    while cause.__cause__ is not None and not isinstance(cause, DBAPIError):  # Optuna wraps them
-        cause = cause.__cause__
-    origin = cause.orig if isinstance(cause, DBAPIError) else cause
+    *_, innermost = causes(error)  # Optuna wraps them
+    origin = next((cause.orig for cause in causes(error) if isinstance(cause, DBAPIError)), innermost)
     return (str(origin).splitlines() or [type(error).__name__])[0].strip()

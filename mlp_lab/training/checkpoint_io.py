@@ -11,7 +11,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from mlp_lab.archive import check_archive
-from mlp_lab.errors import NonFiniteError
+from mlp_lab.errors import NonFiniteError, causes
 from mlp_lab.files import whole_file
 from mlp_lab.training.finite import first_bad
 from mlp_lab.training.tracking import naming, report_unwritten
@@ -57,9 +57,7 @@ def _write(checkpoint: dict[str, Any], file: Any) -> None:
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
+        cause = next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
         if cause is None:
             raise
         raise cause from None

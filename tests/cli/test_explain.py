@@ -8,7 +8,8 @@ from typing import Literal
 import jsonargparse
 import pytest
 
-from mlp_lab.cli.explain import causes, explain
+from mlp_lab.cli.explain import explain
+from mlp_lab.errors import causes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class RaisingParser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         if not self.exit_on_error:
             super().error(message, ex)
-        raise Refused(explain([message, *causes(ex)], KEYS))
+        raise Refused(explain([message, *map(str, causes(ex))], KEYS))
 
 
 @pytest.fixture
@@ -104,5 +105,5 @@ def test_causes_begin_outside_and_end_inside() -> None:
     outer = ValueError("outer")
     outer.__cause__ = KeyError("inner")
     outer.__cause__.__context__ = OSError("innermost")
-    assert list(causes(outer)) == ["outer", "'inner'", "innermost"]
+    assert [str(cause) for cause in causes(outer)] == ["outer", "'inner'", "innermost"]
     assert list(causes(None)) == []

@@ -85,9 +85,10 @@ class RunDirectory:
             UserError: There is one.
         """
         if self.config.exists():
+            shown = os.path.relpath(self.path) if self.path.is_relative_to(Path.cwd()) else str(self.path)
             raise UserError(
-                f"run.dir: {self.path} already holds a run; name another, or go on with "
-                f"`{program()} fit --resume {shlex.quote(str(self.path))}`"
+                f"run.dir: {shown} already holds a run; name another, or go on with "
+                f"`{program()} fit --resume {shlex.quote(shown)}`"
             )
 
     def make(self) -> None:

@@ -71,7 +71,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(here: Path, bench: Benc
         (["--model.schedule.name", "plateau"], "model.schedule.name: 'plateau'"),
         (["--diagnostics.groups", "[noise]"], "diagnostics.groups: 'noise' is not measured of a population"),
         (["--replicates", "0"], "replicates"),
-        (["--replicates", "100000", "--model.width", "512"], "replicates: 100000 take about "),
+        (["--replicates", "10000", "--model.width", "4096"], "replicates: 10000 take about "),
     ],
 )
 def test_what_trains_alone_is_refused(here: Path, bench: Bench, flags: list[str], line: str) -> None:

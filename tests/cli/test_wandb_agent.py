@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -28,6 +29,7 @@ def command(point: dict[str, object]) -> list[str]:
     return words
 
 
+@pytest.mark.slow
 def test_the_agents_command_trains_the_point_in_the_agents_run(tmp_path: Path) -> None:
     for name in ("configs", "sweeps"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -85,6 +85,7 @@ def test_what_ends_a_worker_is_told_with_its_log(tmp_path: Path, monkeypatch: py
     assert "is another study" in Path(lines[0].rpartition(" ")[2]).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setup", [(), ("export LESSON='a b'", "cd .")])
 def test_cancelled_workers_have_time_and_a_terminals_ctrl_c_is_not_theirs(
     setup: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

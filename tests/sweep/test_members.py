@@ -110,6 +110,7 @@ def assert_same(one: Outcome, other: Outcome, tolerance: float = 0.0) -> None:
     assert [v["code"] for v in one.verdicts] == [v["code"] for v in other.verdicts], one.number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("builder", "changes", "mixup", "ends"),
     [

@@ -213,6 +213,7 @@ def test_a_killed_search_goes_on_where_it_was(end: signal.Signals, storage: str,
     assert sum(one.state.name == "FAIL" for one in study.trials) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["", pytest.param("journal:", marks=pytest.mark.slow)])
 def test_two_workers_at_once_share_one_budget_and_no_point(storage: str, tmp_path: Path) -> None:
     with worker(tmp_path, 24, 0.3, storage) as one, worker(tmp_path, 24, 0.3, storage) as two:

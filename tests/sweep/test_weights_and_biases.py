@@ -89,6 +89,7 @@ def test_a_run_per_population_has_a_line_per_trial(tmp_path: Path) -> None:
         assert (summary(log)["val/loss"], summary(log)["best trial"]) == (best.value, best.number)
 
 
+@pytest.mark.slow
 def test_auto_keeps_a_long_search_to_a_run_per_population(tmp_path: Path) -> None:
     search(tmp_path, "auto", backend=Quadratic(batch=17), trials=51)
     assert len(logs(tmp_path)) == 3
@@ -108,6 +109,7 @@ def test_a_failed_trial_is_a_failed_run(tmp_path: Path) -> None:
     assert summary(log)["diagnosis/first"] == "nonfinite"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runs", "count"), [("trial", 4), ("population", 1)])
 def test_what_a_dead_worker_has_told_and_not_shown_is_shown_once(runs: str, count: int, tmp_path: Path) -> None:
     with worker(tmp_path, 4, 0.0) as process:  # it shows nothing, as one that is killed in between
@@ -138,6 +140,7 @@ def test_a_run_that_cannot_be_written_costs_the_search_nothing(
     assert "it is kept in the study" in told
 
 
+@pytest.mark.slow
 def test_the_command_shows_each_trial_with_the_config_that_fit_takes(tmp_path: Path) -> None:
     assert main([*WORDS, "--wandb", "trial", "--wandb.project", "course", "--run.dir", str(tmp_path)]) == 0
     study = optuna.load_study(study_name="digits", storage=open_storage(storage_url(None, tmp_path), 1))

@@ -43,6 +43,7 @@ def run(mode: str) -> tuple[int, int]:
     return taken, released
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     taken, _ = run("give back")

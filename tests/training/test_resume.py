@@ -90,15 +90,11 @@ MOMENTS: dict[str, tuple[str, str, int, str]] = {
     "after the second epoch": (LAST, "on_train_epoch_end", 2, "after"),
 }
 FAST = [
-    *(("everything random", moment) for moment in MOMENTS),
-    ("saves where records are due", "after a save within the epoch"),
-    ("plateau, validated every other epoch", "after the second epoch"),
+    ("everything random", "between two saves"),
+    ("everything random", "after a save within the epoch"),
+    ("everything random", "while a checkpoint takes its place"),
     ("plateau, validated within", "between two saves"),
-    ("muon, accumulating", "after a save within the epoch"),
-    ("steps", "after the first epoch"),
     ("stops early", "after the second epoch"),
-    ("diverges", "after the first epoch"),
-    ("float64", "between two saves"),
 ]
 NEVER = {  # moments that do not come in a mode
     "diverges": ("between two saves", "during validation", "after the best, before the last", "after the second epoch"),

@@ -87,7 +87,7 @@ def expand(command: str, arguments: Sequence[str]) -> Invocation:
         place, others = f"{flag} {printable(str(directory))}", [*arguments, *loaded[2:]]
         config = yaml.safe_load(loaded[1].partition("=")[2])
         config = admitted(config, command, place=place, arguments=others, trust=trust)
-        loaded[1] = f"--config={yaml.safe_dump(config, sort_keys=False)}"  # in ASCII: the parser tries it as a file name
+        loaded[1] = f"--config={yaml.safe_dump(config, sort_keys=False)}"  # ASCII, as the parser tries it as a file
     flags = depth_of_widths(loaded)
     return Invocation(arguments=words + flags, loaded=loaded + flags, run=run, overrides=tuple(rest) if run else ())
 

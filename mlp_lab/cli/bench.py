@@ -22,7 +22,7 @@ from mlp_lab.cli.checks import check_config, check_extensions, check_training, t
 from mlp_lab.cli.endings import check_saved, end_by_signal, finish_loggers, how_to_go_on, kept_state
 from mlp_lab.cli.keys import CheckpointConfig, RunConfig
 from mlp_lab.cli.outputs import choose_output, open_folder, shown_path
-from mlp_lab.cli.parser import BenchParser
+from mlp_lab.cli.parser import BenchParser, integers_first
 from mlp_lab.cli.replicates import replicated
 from mlp_lab.cli.resolved_config import plain_config, repeatable
 from mlp_lab.cli.results import note_read, record_test, report_fit, report_scores, write_predictions
@@ -121,6 +121,7 @@ class BenchCLI(LightningCLI):
             parser.add_argument("--id", type=list[str] | str | None, help="Columns of the table that name its rows.")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults({"data": {"class_path": "TabularDataModule"}})
+        integers_first(parser)
         parser.link_arguments("data.spec_dict", "model.spec", apply_on="instantiate")
 
     def parse_arguments(self, parser: BenchParser, args: Any) -> None:  # type: ignore[override]

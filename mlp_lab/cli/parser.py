@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union
 
 from jsonargparse import _loaders_dumpers, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
@@ -74,3 +74,15 @@ def known_keys(parser: LightningArgumentParser) -> list[str]:
         for subparser in getattr(action, "_name_parser_map", {}).values():
             keys |= set(known_keys(subparser))
     return sorted(keys)
+
+
+def integers_first(parser: LightningArgumentParser) -> None:
+    """Lets keys that take a whole number or a share try the whole number first: 1 is one batch, 1.0 is all.
+
+    `typing` holds Union[int, float] and Union[float, int] for equal and may hand out either from its cache, so that
+    the order would depend on what was imported before.
+    """
+    for action in parser._actions:
+        kinds = getattr(getattr(action, "_typehint", None), "__args__", None) or ()
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is float))]  # type: ignore[attr-defined] # noqa: UP007

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Union
 
 import pytest
 from jsonargparse._optionals import get_docstring_parse_options
+from lightning.pytorch.cli import LightningArgumentParser
 
 from mlp_lab.cli.bench import BenchCLI
-from mlp_lab.cli.parser import BenchParser, field_docstrings, known_keys
+from mlp_lab.cli.parser import BenchParser, field_docstrings, integers_first, known_keys
 from mlp_lab.cli.runs import expand
 from mlp_lab.data.arrays import ArrayDataModule
 from mlp_lab.data.image_sources import SOURCES
@@ -118,3 +119,13 @@ def test_reading_of_field_docstrings_is_undone() -> None:
         with field_docstrings(words):
             assert options["attribute_docstrings"] == wanted
         assert not options["attribute_docstrings"]
+
+
+def test_integers_first_whole_number_stays_whole_in_any_order_of_types() -> None:
+    parser = LightningArgumentParser(exit_on_error=False)
+    parser.add_argument("--limit", type=Union[float, int, None])  # noqa: UP007
+    assert isinstance(parser.parse_args(["--limit", "1"]).limit, float)
+    integers_first(parser)
+    limits = [parser.parse_args(["--limit", text]).limit for text in ("1", "1.0", "null")]
+    assert limits == [1, 1.0, None]
+    assert [type(limit) for limit in limits[:2]] == [int, float]

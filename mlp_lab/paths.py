@@ -38,3 +38,12 @@ def expand_path(key: str, text: str | os.PathLike[str]) -> Path:
         return Path(expanded).expanduser()
     except RuntimeError as error:
         raise UserError(f"{key}: {written!r} begins with a home directory that is unknown; write it in full") from error
+
+
+def from_here(path: Path) -> str:
+    """Returns a path as it is shown: below the working directory without it, else whole.
+
+    >>> from_here(Path.cwd() / "runs" / "digits")
+    'runs/digits'
+    """
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

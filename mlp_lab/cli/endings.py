@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import signal
-from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from mlp_lab.errors import NotSavedError, Terminated
+from mlp_lab.paths import from_here
 from mlp_lab.program import program
 from mlp_lab.training.checkpoints import BestCheckpoint, LastCheckpoint
 from mlp_lab.training.slurm import job_id, requeue
@@ -52,7 +52,7 @@ def how_to_go_on(run: RunDirectory | None) -> str:
     """Returns the advice for a run that was cut off."""
     if run is None or not run.config.exists():
         return "nothing was written"
-    return f"go on with `{program()} fit --resume {shlex.quote(_shown(run))}`"
+    return f"go on with `{program()} fit --resume {shlex.quote(from_here(run.path))}`"
 
 
 def kept_state(run: RunDirectory | None) -> str:
@@ -60,7 +60,7 @@ def kept_state(run: RunDirectory | None) -> str:
     if run is None or not (run.last.exists() or run.best.exists()):
         return "no checkpoint had been written"
     name = "last" if run.last.exists() else "best"
-    return f"{_shown(run)}/checkpoints/{name}.ckpt holds the last good state"
+    return f"{from_here(run.path)}/checkpoints/{name}.ckpt holds the last good state"
 
 
 def check_saved(trainer: L.Trainer, run: RunDirectory) -> None:
@@ -76,9 +76,6 @@ def check_saved(trainer: L.Trainer, run: RunDirectory) -> None:
     ]
     if lost:
         again = "free some space, then " + how_to_go_on(run) if run.last.exists() else "free some space and train again"
-        raise NotSavedError(f"{_shown(run)}: the newest state could not be written to {', '.join(lost)}; {again}")
-
-
-def _shown(run: RunDirectory) -> str:
-    path = run.path
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+        raise NotSavedError(
+            f"{from_here(run.path)}: the newest state could not be written to {', '.join(lost)}; {again}"
+        )

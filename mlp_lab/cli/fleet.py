@@ -104,7 +104,7 @@ def _work(fleet: Fleet, progress: Progress, worker: Worker) -> list[str]:
 
     def look(left: int) -> None:
         progress.refresh()
-        progress.told = progress.finished - before
+        progress.ended = progress.finished - before
 
     try:
         queued = fleet.submit(worker)

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from mlp_lab.diagnostics.dashboard import define, send_verdicts
 from mlp_lab.diagnostics.findings import SEVERITIES, Verdict
+from mlp_lab.paths import from_here
 from mlp_lab.program import program
 from mlp_lab.text import printable
 from mlp_lab.training.progress import EpochTable
@@ -172,9 +173,8 @@ def command(fix: Sequence[str], directory: Path | None) -> str:
     """Returns the command that repeats a run with flags that cure it."""
     if directory is None:
         return " ".join(fix)
-    path = RunDirectory(directory).effective
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    return f"{program()} fit --config {shlex.quote(str(shown))} {' '.join(fix)}"
+    config = shlex.quote(from_here(RunDirectory(directory).effective))
+    return f"{program()} fit --config {config} {' '.join(fix)}"
 
 
 def to_json(verdicts: Sequence[Verdict]) -> str:

@@ -37,9 +37,9 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """Prints a line per trial, and how far the search is; as a context it also does the second by itself.
+    """Prints a line per trial, and how far the search is; within a `with` block it repeats the second by itself.
 
-    It reads the study when it is told to, from the thread that tells it; the live line shows what was read last.
+    It reads the study in `refresh`, in the thread that calls it; the live line shows what was read last.
 
     Args:
         study: The study.
@@ -65,7 +65,7 @@ class Progress:
         self._live: Live | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.start, self.told = time.monotonic(), 0
+        self.start, self.ended = time.monotonic(), 0
         self.shown = self.start
         """When it was last said how far the search is."""
         self.finished, self.running = 0, 0
@@ -117,7 +117,7 @@ class Progress:
     def trial(self, trial: FrozenTrial, point: Point) -> None:
         """Prints a trial that has just ended."""
         state = state_of(trial)
-        self.told += 1
+        self.ended += 1
         self.finished += 1
         self.running = max(0, self.running - 1)
         self.states[state] += 1
@@ -159,7 +159,7 @@ class Progress:
     def words(self) -> str:
         """Returns how many trials have ended and how, the best, what runs, the rate and a rough time left."""
         seconds = time.monotonic() - self.start
-        rate = self.told / seconds if seconds > 0 else 0.0
+        rate = self.ended / seconds if seconds > 0 else 0.0
         of = f" of {self.budget:,}" if self.budget and self.finished <= self.budget else ""
         parts = [f"{self.finished:,}{of} trials"]
         if self.best is not None and len(self.metrics) == 1:

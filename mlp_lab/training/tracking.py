@@ -25,7 +25,7 @@ from rich.console import Console
 
 from mlp_lab.errors import UserError
 from mlp_lab.files import PARTIAL, whole_file
-from mlp_lab.paths import expand_path
+from mlp_lab.paths import expand_path, from_here
 from mlp_lab.program import program
 from mlp_lab.text import printable, without_passwords
 from mlp_lab.training.slurm import task
@@ -85,7 +85,7 @@ class RunDirectory:
             UserError: There is one.
         """
         if self.config.exists():
-            shown = os.path.relpath(self.path) if self.path.is_relative_to(Path.cwd()) else str(self.path)
+            shown = from_here(self.path)
             raise UserError(
                 f"run.dir: {shown} already holds a run; name another, or go on with "
                 f"`{program()} fit --resume {shlex.quote(shown)}`"

@@ -17,6 +17,7 @@ import torch
 
 from mlp_lab.cli.main import COMMANDS
 from tests.cli.conftest import Bench, write_config, write_table
+from tests.slow import slow_but
 
 FIT = "fit --config good.yaml"
 MNIST = "fit --config mnist.yaml"
@@ -402,7 +403,7 @@ def test_there_are_more_mistakes_than_asked_for() -> None:
     assert len(MISTAKES) >= 100
 
 
-@pytest.mark.parametrize("words", ["trainn", "test --run nowhere", "fit --data.path empty.csv"])
+@pytest.mark.parametrize("words", slow_but(["trainn", "test --run nowhere", "fit --data.path empty.csv"], "trainn"))
 def test_shell_sees_status_and_one_line(words: str, workshop: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "mlp_lab", *words.split()]

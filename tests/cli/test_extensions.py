@@ -69,6 +69,7 @@ def test_resumed_run_keeps_the_rate_that_was_found(
         assert torch.equal(weight, cut["state_dict"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "exact"),  # exact: its state at the end of a run is that in the middle of a longer one
     [

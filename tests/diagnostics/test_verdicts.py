@@ -111,6 +111,7 @@ def test_a_healthy_net_is_left_in_peace(case: Case):
     judge(case)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", BORDERLINE[1:3], ids=lambda case: case.name)
 def test_the_optimizer_decides_whether_relu_10_learns(case: Case):

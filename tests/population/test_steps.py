@@ -106,6 +106,7 @@ def run_ahead(build: Any, most: int | None, deferred: bool, file: Path) -> tuple
     return population, [[float(value) if value else math.nan for value in row.split(",")] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", CASES.values(), ids=CASES.keys())
 def test_running_ahead_of_the_device_is_the_same(build: Any, tmp_path: Path) -> None:
     """What an accelerator does, done on the CPU: to rounding the fused kernels' steps, the same bits in bursts."""

@@ -114,6 +114,7 @@ def test_the_least_improvement_is_added_in_float32_as_alone(delta: float) -> Non
     assert seen == passes_alone("val/loss", values, patience=1, min_delta=delta / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [{"min_epochs": 4}, {"min_steps": 37}, {"min_steps": 37, "val_check_interval": 5}])
 def test_no_member_stops_before_lightning_would_stop_it_alone(limit: dict[str, Any]) -> None:
     rates, stop = (1e-9, 0.1, 0.2), {"patience": 1, "min_delta": 0.05}

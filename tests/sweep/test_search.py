@@ -193,7 +193,7 @@ def test_mistakes_leave_no_study_behind(changes: dict[str, Any], line: str, tmp_
 @pytest.mark.parametrize(
     ("end", "storage"),
     [
-        (signal.SIGKILL, ""),
+        pytest.param(signal.SIGKILL, "", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, "", marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, "journal:", marks=pytest.mark.slow),
     ],

@@ -53,6 +53,7 @@ def search(folder: Path, wandb: Any, backend: Any = None, **changes: Any) -> opt
     return run_sweep(settings, Space.read(settings.space), backend or Quadratic(), folder)
 
 
+@pytest.mark.slow
 def test_a_run_per_trial_has_its_course_and_its_best_value(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     study = search(tmp_path, "auto", trials=6)
     printed = capfd.readouterr()

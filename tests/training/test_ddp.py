@@ -105,6 +105,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(alone: Path, together: Path) -> None:
     assert_close(rows(alone), rows(together))
     assert rows(together)[-1]["step"] == 3 * 5

@@ -12,6 +12,7 @@ import torch
 from mlp_lab.data.tabular import TabularDataModule
 from mlp_lab.training.checkpoints import LastCheckpoint
 from mlp_lab.training.module import MLPModule
+from tests.slow import slow_but
 from tests.training.conftest import assert_same
 
 COMMON = {
@@ -91,10 +92,7 @@ MOMENTS: dict[str, tuple[str, str, int, str]] = {
 }
 FAST = [
     ("everything random", "between two saves"),
-    ("everything random", "after a save within the epoch"),
     ("everything random", "while a checkpoint takes its place"),
-    ("plateau, validated within", "between two saves"),
-    ("stops early", "after the second epoch"),
 ]
 NEVER = {  # moments that do not come in a mode
     "diverges": ("between two saves", "during validation", "after the best, before the last", "after the second epoch"),
@@ -175,7 +173,7 @@ def assert_same_training(one: Path, two: Path) -> None:
         assert_same(first.get(name), second.get(name), name)
 
 
-@pytest.mark.parametrize("case", STOPS)
+@pytest.mark.parametrize("case", slow_but(STOPS, "steps", "early, accumulating", "replicates after a validation"))
 def test_run_stopped_within_an_epoch_goes_on_as_if_it_never_was(case: str, command: Any, tmp_path: Path) -> None:
     common, stop, go_on, steps = STOPS[case]
     settings, whole, run = COMMON | CONSTANT | common, tmp_path / "whole", tmp_path / "run"
@@ -210,7 +208,7 @@ def fit(path: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, **opt
 
 
 @pytest.mark.parametrize("options", [{}, {"val_check_interval": 5}, {"accumulate_grad_batches": 4}])
-@pytest.mark.parametrize("batch", [5, 7, 23, 30])  # of 23 in an epoch
+@pytest.mark.parametrize("batch", slow_but([5, 7, 23, 30], 7))  # of 23 in an epoch
 def test_run_stopped_by_the_clock_takes_the_rest_of_its_epoch(
     batch: int, options: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from mlp_lab.cli.main import main
 from mlp_lab.training.straight import StraightModule
+from tests.slow import slow_but
 
 ROOT = Path(__file__).parents[2]
 # 1,437 rows make 15 batches of 100
@@ -54,7 +55,7 @@ def signal_in_batch(patch: pytest.MonkeyPatch, number: int, batch: int) -> None:
     patch.setattr(StraightModule, "weigh_in_window", weigh)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_but(CASES, "within an epoch", "with replicates"))
 def test_terminated_run_goes_on_to_the_bits_of_an_uninterrupted_one(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], assert_same_run: Callable[[Path, Path], None]
 ) -> None:

@@ -87,7 +87,7 @@ def nothing_left(trainer: L.Trainer) -> str:
     elif isinstance(module, PopulationModule):
         reason = f"all {len(module.scores)} replicates have stopped, and none goes on after its stop; begin a new run"
     elif stops:
-        reason = stops[0].told()
+        reason = stops[0].why_stopped()
     else:
         reason = "a callback has stopped it"
     return f"nothing left to train: {reason}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import lightning as L
 import torch
 
+from mlp_lab.cli.configs import find_config
 from mlp_lab.cli.runs import Invocation
 from mlp_lab.training.threads import VARIABLE, threads_for
 from mlp_lab.training.tracking import RunDirectory
@@ -20,8 +20,8 @@ WORK_KEY = "multiplications"  # of provenance.json: those of a forward pass over
 
 def repeated_run(arguments: Sequence[str]) -> RunDirectory | None:
     """Returns the run in whose directory a config file of a command lies, None where there is none."""
-    files = [Path(value) for flag, value in pairwise(arguments) if flag == "--config"]
-    runs = [RunDirectory(file.resolve().parent) for file in files]
+    names = [value for flag, value in pairwise(arguments) if flag == "--config" and value != "-"]
+    runs = [RunDirectory(find_config(name).resolve().parent) for name in names]
     return next((run for run in runs if run.provenance.is_file() and run.config.is_file()), None)
 
 

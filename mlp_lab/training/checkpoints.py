@@ -325,7 +325,7 @@ class EarlyStop(EarlyStopping):
         same = state_dict["patience"] == self.patience and self.wait_count == state_dict["wait_count"]
         self.decided = state_dict["decided"] and (same or self.wait_count >= self.patience > 0)
 
-    def told(self) -> str:
+    def why_stopped(self) -> str:
         """Says why the stop is decided, and which setting lets the training go on."""
         if self.wait_count < self.patience:
             return f"{self.monitor} was not finite; another early_stopping.patience goes on all the same"

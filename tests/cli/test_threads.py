@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from mlp_lab.cli.threads import repeated_run
 from mlp_lab.training import threads
 from mlp_lab.training.module import MLPModule
 from tests.cli.conftest import Bench, write_config, write_table
@@ -130,3 +131,13 @@ def test_trials_of_a_sweep_go_by_the_rule_within_the_share_of_their_worker(
     )
     assert bench("sweep", "--config", "sweep.yaml").status == 0
     assert found == ([2, 2, 2] if backend == "serial" else [3])
+
+
+def test_repeated_run_is_found_through_a_variable(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("config.yaml", "provenance.json"):
+        (here / "run" / name).parent.mkdir(exist_ok=True)
+        (here / "run" / name).write_text("{}")
+    monkeypatch.setenv("RUNS", str(here))
+    run = repeated_run(["fit", "--config", "-", "--config", "$RUNS/run/config.yaml"])
+    assert run is not None
+    assert run.path == (here / "run").resolve()

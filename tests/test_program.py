@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ def binaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on PATH with an interpreter and the console script."""
     for name in ("python3", "mlp_lab"):
         (tmp_path / name).touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     return tmp_path
 
